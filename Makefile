@@ -1,0 +1,49 @@
+# Every target installs what it needs by itself and says what it is doing.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo check test docs bench clean
+
+help:  ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup: $(READY)  ## create .venv, install, build DeepSpeed's CPU collective
+
+$(READY): pyproject.toml constraints.txt
+	@echo "setup: creating $(VENV) and installing (a few minutes the first time) …"
+	@$(PYTHON) -c 'import sys; sys.exit("hone needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -m trainers.ops
+	@touch $@
+
+demo: setup  ## the main job on real input: data, a base model, training on 2 workers, evaluation, gate, registry
+	@began=$$SECONDS; $(BIN)/hone demo $(DEMO); echo "demo: done in $$((SECONDS - began)) s"
+
+check: setup  ## format, lint, types, imports, generated docs, unit tests
+	@began=$$SECONDS
+	@echo "check: ruff …"; $(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@echo "check: types …"; $(BIN)/basedpyright --level error
+	@echo "check: imports …"; $(BIN)/lint-imports --no-logo 2>&1 | tail -n 4
+	@echo "check: generated docs …"; $(BIN)/python -m tests.generated_docs --check
+	@echo "check: unit tests …"; began=$$SECONDS; $(BIN)/pytest -q tests/unit tests/contracts; echo "check: unit tests took $$((SECONDS - began)) s"
+
+test: check  ## check, then integration tests on a local Ray
+	@began=$$SECONDS; echo "test: integration …"; $(BIN)/pytest -q tests/integration tests/faults tests/gpu; \
+	echo "test: integration took $$((SECONDS - began)) s"
+
+docs: setup  ## write the generated reference pages
+	@$(BIN)/python -m tests.generated_docs
+
+bench: setup  ## benchmarks (each prints its own results)
+	@$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
+	@for script in benchmarks/*.py; do echo "bench: $$script"; $(BIN)/python $$script; done
+
+clean:  ## remove .venv, .hone and caches
+	@rm -rf $(VENV) .hone .pytest_cache .ruff_cache .import_linter_cache *.egg-info

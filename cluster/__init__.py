@@ -1,0 +1,1 @@
+"""What every stage shares, and the way onto a Ray cluster."""

@@ -1,0 +1,150 @@
+"""The stages of a job as a table, and the one loop that walks it.
+
+A stage is known by its module's name, so importing this file imports no training code. Stages meet only through what
+they leave in the run's directory; a stage whose artifact is committed is not run again. Whatever happens, the run's status
+and its MLflow run end in a truthful state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import HoneError
+from cluster.jobfile import dump_job
+from cluster.records import CheckReport, Plan, RunState, RunStatus, TrainResult
+from cluster.registry import Registry, RunOutcome
+from cluster.runs import claim_run, new_run_id, read_status, write_status
+from cluster.session import ray_session
+from cluster.store import Store
+
+if TYPE_CHECKING:
+    from cluster.progress import Progress
+    from cluster.session import Settings
+    from cluster.spec import JobSpec
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the pipeline: its name, its entry as MODULE:FUNCTION, what it leaves, and whether it needs Ray."""
+
+    name: str
+    entry: str
+    leaves: str
+    on_ray: bool = False
+
+
+TRAINING: tuple[Stage, ...] = (
+    Stage("data", "trainers.prepare:run", "data.json"),
+    Stage("train", "trainers.train:run", "train", on_ray=True),
+    Stage("export", "trainers.export:run", "model"),
+    Stage("evaluate", "trainers.evaluation:run", "evaluation", on_ray=True),
+    Stage("gate", "trainers.acceptance:run", "gate.json"),
+    Stage("release", "trainers.release:run", "release"),
+    Stage("register", "trainers.registration:run", "result.json"),
+)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What every stage is handed: the run, its job, and where its artifacts and messages go."""
+
+    run: str
+    job: JobSpec
+    settings: Settings
+    store: Store
+    registry: Registry
+    progress: Progress
+
+    def data(self) -> dict[str, Any]:
+        """Return what the data stage left: the check report, the prepared set's key and the data's hash."""
+        return self.store.get_json("runs", self.run, "data.json")
+
+    def check(self) -> CheckReport:
+        """Return the audit, split sizes and plan of this run."""
+        return CheckReport.model_validate(self.data()["check"])
+
+    def plan(self) -> Plan:
+        """Return what was decided before any worker started."""
+        plan = self.check().plan
+        assert plan is not None, "a run without a plan never passes its data stage"
+        return plan
+
+    def prepared_path(self) -> str:
+        """Return the directory of the prepared data set (verified)."""
+        return str(self.store.reading("data", self.data()["prepared"]))
+
+
+def entry(name: str) -> Callable[..., Any]:
+    """Return the function named MODULE:FUNCTION, imported only now."""
+    module, function = name.split(":")
+    return getattr(import_module(module), function)
+
+
+def open_store(settings: Settings) -> Store:
+    """Return the store under HONE_HOME."""
+    return Store(settings.home)
+
+
+def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -> TrainResult:
+    """Run a job's stages here, from data to a registered release, and return its result.
+
+    Raises whatever HoneError ended it; nothing is registered then.
+    """
+    store = open_store(settings)
+    run = new_run_id(job.name, now, os.urandom(2))
+    ctx = RunContext(run, job, settings, store, Registry(settings), progress)
+    entry("trainers.prepare:refuse_early")(job)
+    store.put_text(dump_job(job), "runs", run, "job.yaml")
+    claim_run(store, run)
+    progress.say(f"run {run}")
+    with _accounted(ctx):
+        run_stages(ctx, TRAINING)
+    return TrainResult.model_validate(store.get_json("runs", run, "result.json"))
+
+
+def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
+    """Run the stages in order, skipping those whose artifact is committed; Ray is up only from the first that needs it
+    to the last."""
+    last_on_ray = max((i for i, stage in enumerate(stages) if stage.on_ray), default=-1)
+    with ExitStack() as while_needed:
+        up = False
+        for place, stage in enumerate(stages):
+            if ctx.store.exists("runs", ctx.run, stage.leaves):
+                continue
+            write_status(ctx.store, RunStatus(run=ctx.run, stage=stage.name, state="running"))
+            if stage.on_ray and not up:
+                while_needed.enter_context(ray_session(address=ctx.settings.ray_address))
+                up = True
+            entry(stage.entry)(ctx)
+            if place == last_on_ray:
+                while_needed.close()
+
+
+@contextmanager
+def _accounted(ctx: RunContext) -> Iterator[None]:
+    """Leave a truthful status and MLflow run behind, however the stages end."""
+    outcome: RunOutcome = "FAILED"
+    state: RunState = "failed"
+    why = ""
+    try:
+        yield
+        outcome, state = "FINISHED", "finished"
+    except KeyboardInterrupt:
+        outcome, state, why = "KILLED", "stopped", "interrupted by its user"
+        raise
+    except HoneError as error:
+        why = error.what
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        last = read_status(ctx.store, ctx.run) or RunStatus(run=ctx.run, stage="data", state=state)
+        write_status(ctx.store, last.model_copy(update={"state": state, "why": why, "eta_s": None}))
+        ctx.registry.end_run(ctx.run, outcome)

@@ -1,0 +1,80 @@
+"""A run's status → what its user sees on stderr: a bar on a terminal, a line now and then elsewhere.
+
+Standard output is left to results. Stages say what they begin with ``say``; long work reports through ``update``.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster.records import RunStatus
+
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """Prints stage lines and the state of the training loop to one stream."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._bar: Any = None
+        self._last_line_s = -LINE_EVERY_S
+        self._last_step = -1
+
+    def say(self, line: str) -> None:
+        """Print one line, below a bar that is finished first."""
+        self.close()
+        print(line, file=self._stream, flush=True)
+
+    def update(self, status: RunStatus) -> None:
+        """Show a running loop's step, loss, rates and time left; calls with the same step are ignored."""
+        if status.steps == 0 or status.step == self._last_step:
+            return
+        self._last_step = status.step
+        if self._stream.isatty():
+            self._draw(status)
+        elif status.step == status.steps or self._clock() - self._last_line_s >= LINE_EVERY_S:
+            self._last_line_s = self._clock()
+            print(f"  step {status.step}/{status.steps}  {numbers(status)}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Finish the bar, if one is drawn."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _draw(self, status: RunStatus) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(
+                total=status.steps,
+                file=self._stream,
+                unit="step",
+                bar_format="  {percentage:3.0f} %|{bar:24}| {n_fmt}/{total_fmt} {postfix}",
+            )
+        self._bar.n = status.step
+        self._bar.set_postfix_str(numbers(status))
+
+
+def numbers(status: RunStatus) -> str:
+    """Return loss, rates and time left of a running loop, as far as they are known."""
+    shown = [
+        f"{label} {status.metrics[name]:{form}}{unit}"
+        for name, label, form, unit in (
+            ("loss", "loss", ".4f", ""),
+            ("validation_loss", "validation", ".4f", ""),
+            ("examples_per_s", "", ".0f", " examples/s"),
+            ("target_tokens_per_s", "", ".0f", " target tokens/s"),
+        )
+        if name in status.metrics
+    ]
+    if status.eta_s is not None:
+        minutes, seconds = divmod(round(status.eta_s), 60)
+        shown.append(f"{minutes}:{seconds:02d} left")
+    return "  ".join(part.strip() for part in shown)

@@ -1,0 +1,159 @@
+"""Records → the lines a person reads on a terminal.
+
+Plain text in fixed columns; nothing here computes a number that a record does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from cluster.records import Interval
+
+if TYPE_CHECKING:
+    from cluster.records import CheckReport, EvalReport, GateReport, Metrics, Plan, RunStatus, TrainResult
+
+MEBI = 2**20
+
+
+def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Return rows of cells as lines, each column as wide as its widest cell; the first column left, the others right."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        indent
+        + "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def check_lines(report: CheckReport) -> list[str]:
+    """Return what `hone check` shows: splits, findings, plan, verdict."""
+    head = [["split", "rows", "tokens", "target tokens"]]
+    splits = [[name, f"{s.rows:,}", f"{s.tokens:,}", f"{s.target_tokens:,}"] for name, s in report.splits.items()]
+    lines = columns(head + splits) if splits else []
+    if report.findings:
+        lines.append("")
+    for finding in report.findings:
+        places = f" ({', '.join(finding.rows[:3])}{', …' if finding.count > 3 else ''})" if finding.rows else ""
+        lines.append(f"  {finding.severity:<7}  {finding.code}: {finding.count:,} rows. {finding.detail}{places}")
+        if finding.remedy:
+            lines.append(f"           → {finding.remedy}")
+    if report.plan is not None:
+        lines += ["", *plan_lines(report.plan)]
+    verdict = "fit to train on" if report.ok else "not fit to train on: mend the errors above"
+    return [*lines, "", f"  {verdict}"]
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Return a plan as lines: who does what, how much memory it takes, what it costs."""
+    share = 100 * plan.trainable_parameters / max(1, plan.parameters)
+    total = sum(plan.memory_bytes.values())
+    parts = ", ".join(f"{part} {size / MEBI:,.0f}" for part, size in plan.memory_bytes.items())
+    lines = [
+        f"  plan     {plan.workers} worker(s) on {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}; "
+        f"{plan.steps:,} steps, {plan.steps_per_epoch:,} an epoch",
+        f"  model    {plan.parameters:,} parameters, {plan.trainable_parameters:,} trained ({share:.1f} %)",
+        f"  memory   {total / MEBI:,.0f} MiB a worker of {plan.available_bytes / MEBI:,.0f} ({parts})",
+    ]
+    if plan.hours is not None:
+        cost = f", {plan.cost_usd:,.2f} USD" if plan.cost_usd is not None else ""
+        lines.append(f"  time     {plan.hours:.2f} h{cost} ({plan.hours_source})")
+    return lines + [f"  cheaper  {advice}" for advice in plan.advice]
+
+
+def result_lines(result: TrainResult, ui_command: str) -> list[str]:
+    """Return a finished run: base against tuned with intervals, the gate, where the release is, what to do next."""
+    lines = [""]
+    for split, tuned in _by_test(result.metrics["test"]).items():
+        base = _by_test(result.metrics["base"]).get(split, {})
+        prompted = _by_test(result.metrics.get("base_few_shot", {})).get(split, {})
+        lines += _comparison(split, base, prompted, tuned, result)
+    lines += ["", *gate_lines(result.gate), "", f"  release  {result.release}"]
+    if result.version is not None:
+        lines.append(f"  version  {result.version}")
+    lines += [
+        f"  training {result.steps:,} steps, {result.throughput.examples_per_s:,.0f} examples/s, "
+        f"{result.throughput.target_tokens_per_s:,.0f} target tokens/s",
+        "",
+        "  next     hone list",
+        f"           hone status {result.run}",
+        f"           hone evaluate {result.version or result.release} --data FILE",
+        f"           {ui_command}",
+    ]
+    return lines
+
+
+def _by_test(metrics: Metrics | dict[str, Metrics]) -> dict[str, Metrics]:
+    """Return scores by test name; a single unnamed test is `test`."""
+    nested = any(isinstance(value, dict) for value in metrics.values())
+    return cast("dict[str, Metrics]", metrics if nested else {"test": metrics} if metrics else {})
+
+
+def _comparison(split: str, base: Metrics, prompted: Metrics, tuned: Metrics, result: TrainResult) -> list[str]:
+    def shown(kind: str, name: str, value: float | None) -> str:
+        if value is None:
+            return ""
+        found = result.intervals.get(kind, {})
+        inner = found.get(split, found) if isinstance(found, dict) else {}
+        interval = inner.get(name) if isinstance(inner, dict) else None
+        span = f" [{interval.low:.3f}, {interval.high:.3f}]" if isinstance(interval, Interval) else ""
+        return f"{value:.3f}{span}"
+
+    head = [split, "base", *(["few-shot"] if prompted else []), "tuned", "difference"]
+    rows = [head]
+    for name, value in tuned.items():
+        middle = [shown("base_few_shot", name, prompted.get(name))] if prompted else []
+        difference = _difference(result, split, name)
+        rows.append([name, shown("base", name, base.get(name)), *middle, shown("test", name, value), difference])
+    return columns(rows)
+
+
+def _difference(result: TrainResult, split: str, name: str) -> str:
+    found = result.intervals.get("difference", {})
+    inner = found.get(split, found) if isinstance(found, dict) else {}
+    interval = inner.get(name) if isinstance(inner, dict) else None
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]" if isinstance(interval, Interval) else ""
+
+
+def gate_lines(gate: GateReport) -> list[str]:
+    """Return the gate's rules with the numbers they compared, and its decision."""
+    marks = {True: "holds", False: "fails", None: "undecided"}
+    rows = [f"           {rule.rule}: {marks[rule.passed]}{_numbers(rule.left, rule.right)}{_note(rule.note)}" for rule in gate.rules]
+    return [f"  gate     {gate.decision}", *rows]
+
+
+def _numbers(left: float | None, right: float | None) -> str:
+    return f" ({left:.4g} against {right:.4g})" if left is not None and right is not None else ""
+
+
+def _note(note: str) -> str:
+    return f"; {note}" if note else ""
+
+
+def score_lines(report: EvalReport) -> list[str]:
+    """Return one model's scores with their intervals."""
+    rows = [[f"{report.rows:,} rows", "score", "95 % interval"]]
+    for name, value in report.metrics.items():
+        interval = report.intervals.get(name)
+        rows.append([name, f"{value:.4f}", f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else ""])
+    return [*columns(rows), f"  predictions: {report.predictions}"]
+
+
+def run_lines(runs: Sequence[RunStatus]) -> list[str]:
+    """Return one line a run, newest first."""
+    if not runs:
+        return ["no runs yet; `hone demo` makes one"]
+    head = [["run", "state", "stage", "step", "why"]]
+    return columns(head + [[r.run, r.state, r.stage, f"{r.step}/{r.steps}" if r.steps else "", r.why] for r in runs], "")
+
+
+def status_lines(status: RunStatus) -> list[str]:
+    """Return where one run stands."""
+    from cluster.progress import numbers
+
+    step = f", step {status.step} of {status.steps}" if status.steps else ""
+    lines = [f"{status.run}: {status.state} in {status.stage}{step}", numbers(status), status.why]
+    return [line for line in lines if line]

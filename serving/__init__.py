@@ -1,0 +1,1 @@
+"""Releases meet users, and answers come back."""

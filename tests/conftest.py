@@ -1,0 +1,31 @@
+"""Fixtures shared by all tests, and the rule that CI skips nothing but for want of a GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+NO_GPU = "no GPU"
+REFUSE_SKIPS = "HONE_REFUSE_SKIPS"
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real data (see its SOURCES.md), named by HONE_REALDATA."""
+    named = os.environ.get("HONE_REALDATA")
+    if not named:
+        pytest.skip("HONE_REALDATA is not set: the real data and the real small model are not here")
+    return Path(named)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Where HONE_REFUSE_SKIPS is set, a skip is a failure unless it is for want of a GPU."""
+    report = yield
+    reason = str(call.excinfo.value) if call.excinfo is not None else ""
+    if report.skipped and os.environ.get(REFUSE_SKIPS) and NO_GPU not in reason and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped ({reason}), and {REFUSE_SKIPS} is set"
+    return report

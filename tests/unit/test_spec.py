@@ -1,0 +1,332 @@
+"""The job file's fields, bounds and rules between keys; expected values are written out here, from the design."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.blocks import Block, annotation_at, block_types, dotted_keys
+from cluster.spec import JobSpec, MinMax, TrainSpec
+
+
+def job(**blocks: Any) -> JobSpec:
+    return JobSpec.model_validate({"name": "a", "base": "b", "data": "c.jsonl", **blocks})
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def value_at(spec: JobSpec, key: str) -> Any:
+    found: Any = spec
+    for part in key.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def test_three_keys_are_enough_and_the_rest_has_the_designs_defaults():
+    assert job().model_dump() == {
+        "name": "a",
+        "base": "b",
+        "data": {
+            "train": ["c.jsonl"],
+            "validation": [],
+            "test": {},
+            "format": "auto",
+            "template": None,
+            "loss_on": "completion",
+            "columns": {},
+            "split": {"validation": 0.1, "test": 0.1, "stratify": "auto", "seed": 0},
+            "audit": {
+                "allow": [],
+                "fix": [],
+                "near_similarity": 0.8,
+                "imbalance_ratio": 20.0,
+                "rare_rows": 10,
+                "outlier_factor": 3.0,
+                "suspect_neighbours": 10,
+                "min_diversity": 0.05,
+                "language_frac": 0.02,
+                "synthetic_frac": 0.5,
+                "small_rows": 200,
+                "sample_rows": 20000,
+            },
+            "mix": None,
+        },
+        "train": {
+            "method": "lora",
+            "lora": {
+                "rank": 16,
+                "alpha": 32.0,
+                "dropout": 0.05,
+                "targets": "all-linear",
+                "dora": False,
+                "rslora": False,
+                "lora_plus_ratio": 1.0,
+            },
+            "epochs": 3.0,
+            "learning_rate": 2e-4,
+            "schedule": "cosine",
+            "warmup": 0.05,
+            "batch_size": 32,
+            "dropout": 0.0,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "zero_stage": "auto",
+            "offload": "none",
+            "precision": "auto",
+            "gradient_checkpointing": False,
+            "eval_every": 0.25,
+            "early_stopping": {"patience": 3},
+            "best_by": "loss",
+            "seed": 0,
+        },
+        "cluster": {
+            "workers": 1,
+            "gpus_per_worker": "auto",
+            "price_per_gpu_hour": None,
+            "max_hours": None,
+            "max_cost": None,
+        },
+        "evaluate": {
+            "metrics": "auto",
+            "base": True,
+            "few_shot": 0,
+            "max_new_tokens": 64,
+            "slices": [],
+            "batch_size": 16,
+        },
+        "gate": [],
+        "sweep": None,
+        "serve": None,
+    }
+    assert job().train.max_length == 1024
+
+
+BOUNDS = [
+    ("name", ["a", "0", "a-b-9", "x" * 63], ["", "A", "-a", "a_b", "a/b", "../a", "a.b", "a b", "a\n", "x" * 64, 7]),
+    ("base", ["gpt2", "./x"], ["", 3]),
+    ("train.method", ["full", "lora", "qlora"], ["LoRA", 1]),
+    ("train.epochs", [0.1, 1, 1e3], [0, -1, "3", True, float("inf"), float("nan")]),
+    ("train.learning_rate", [1e-6, 1, 2.0e-4], [0, -1e-4, 1.5, "1e-4", True]),
+    ("train.schedule", ["cosine", "linear", "constant"], ["step"]),
+    ("train.warmup", [0, 0.05, 0.99], [-0.1, 1, 100]),
+    ("train.batch_size", [1, 32], [0, -4, 1.5, 32.0, "32", True]),
+    ("train.dropout", [0, 0.0, 0.99], [-0.01, 1, 1.5]),
+    ("train.weight_decay", [0, 0.1], [-1, 1]),
+    ("train.max_grad_norm", [0, 1.0], [-1, float("inf")]),
+    ("train.max_length", [8, 1024], [7, 0, 1024.0]),
+    ("train.zero_stage", ["auto", 0, 1, 2, 3], [4, -1, "2", 1.0, True]),
+    ("train.offload", ["none", "optimizer", "all"], ["cpu", None]),
+    ("train.precision", ["auto", "fp32", "bf16"], ["fp16"]),
+    ("train.gradient_checkpointing", [True, False], [1, "yes"]),
+    ("train.eval_every", [0.25, 2.0, 1, 100], [0, 0.0, -1, -0.5, True, False, "1"]),
+    ("train.early_stopping", [None, {"patience": 1}, {}], [{"patience": 0}, 3, False]),
+    ("train.best_by", ["loss", "rouge_l"], ["", "a b", "test.loss"]),
+    ("train.seed", [0, 2**32 - 1], [-1, 2**32, 0.5]),
+    ("train.lora.rank", [1, 256], [0, 1.5]),
+    ("train.lora.alpha", [1, 0.5], [0, -1]),
+    ("train.lora.dropout", [0, 0.5], [1, -0.1]),
+    ("train.lora.targets", ["all-linear", ["q_proj", "v_proj"]], ["all", [], [""], [1]]),
+    ("train.lora.lora_plus_ratio", [1, 16], [0.5]),
+    ("cluster.workers", [1, 8, {"min": 1, "max": 4}, {"min": 2, "max": 2}], [0, -1, 1.5, "2", {"min": 0, "max": 1}]),
+    ("cluster.workers", [], [{"min": 3, "max": 2}, {"min": 1}, {}, True]),
+    ("cluster.gpus_per_worker", ["auto", 0, 0.5, 1, 2], [-1, 1.5, "one"]),
+    ("cluster.price_per_gpu_hour", [None, 0, 2.5], [-1]),
+    ("cluster.max_hours", [None, 0.5], [0, -1]),
+    ("evaluate.metrics", ["auto", ["accuracy"]], [[], "accuracy", ["a b"]]),
+    ("evaluate.base", [True, False], [0]),
+    ("evaluate.few_shot", [0, 5], [-1]),
+    ("evaluate.max_new_tokens", [1], [0]),
+    ("evaluate.batch_size", [1], [0]),
+    ("data.split.validation", [0, 0.0, 0.5, 0.89], [-0.1, 1, 0.9]),
+    ("data.split.test", [0, 0.89], [-0.1, 1.0, 0.95]),
+    ("data.split.stratify", ["auto", True, False], [1, "yes"]),
+    ("data.format", ["auto", "messages", "sharegpt", "alpaca", "classification", "text"], ["csv"]),
+    ("data.loss_on", ["completion", "all"], ["prompt"]),
+    ("data.columns", [{"prompt": "question", "group": "id"}], [{"promt": "q"}, {"prompt": ""}, {"prompt": 3}]),
+    ("data.audit.allow", [["*"], ["truncated", "pii"]], [["trunc"], "*"]),
+    ("data.audit.fix", [["duplicate_exact"]], [["*"], ["small"], ["nonsense"]]),
+    ("data.mix", [None, [{"name": "g", "train": "g.jsonl", "weight": 0.2}]], [[{"name": "g", "train": "g.jsonl"}]]),
+    ("data.mix", [], [[{"name": "g", "train": "g.jsonl", "weight": 0}], [{"name": "g", "train": [], "weight": 1}]]),
+    ("data.mix", [], [[{"name": "g", "train": "g", "weight": 1, "columns": {"promt": "x"}}]]),
+    ("data.mix", [], [[{"name": "g", "train": "g", "weight": 1}, {"name": "g", "train": "h", "weight": 1}]]),
+    ("data.test", ["t.jsonl", ["a", "b"], {"old": "o", "new": ["n"]}, None], [{"base": "x"}, {"a-b": "x"}, {"a": []}]),
+    ("gate", [[], ["accuracy >= 0.70", "new.accuracy > base + 0.10", "p95_latency_s <= 2"]], ["accuracy > 1", [""]]),
+    ("gate", [["worst_slice(region).accuracy >= 0.6"]], [["accuracy"], ["> 0.5"], ["a > b > c"], [3]]),
+]
+
+
+def with_value(key: str, value: Any) -> JobSpec:
+    blocks = nested(key, value)
+    if key.startswith("data."):
+        blocks["data"]["train"] = "c.jsonl"
+    return job(**blocks)
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, good, _ in BOUNDS for value in good])
+def test_a_value_within_bounds_is_taken(key: str, value: Any):
+    with_value(key, value)
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, _, bad in BOUNDS for value in bad])
+def test_a_value_out_of_bounds_is_refused(key: str, value: Any):
+    with pytest.raises(ValidationError):
+        with_value(key, value)
+
+
+def test_the_learning_rate_follows_the_method_unless_given():
+    rates = {method: TrainSpec(method=method).learning_rate for method in ("full", "lora", "qlora")}
+    assert rates == {"full": 2e-5, "lora": 2e-4, "qlora": 2e-4}
+    assert TrainSpec(method="full", learning_rate=3e-4).learning_rate == 3e-4
+
+
+def test_a_resolved_job_shows_its_learning_rate():
+    assert job(train={"method": "full"}).model_dump()["train"]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize("train", [{}, {"max_length": 1024}, {"max_length": 64}])
+def test_whether_a_length_was_asked_for_survives_dumping_and_pickling(train: dict[str, Any]):
+    spec = job(train=train)
+    assert spec.train.max_length_given == bool(train)
+    assert JobSpec.model_validate(spec.model_dump()).train.max_length_given == bool(train)
+    assert JobSpec.model_validate_json(spec.model_dump_json()).train.max_length_given == bool(train)
+    assert pickle.loads(pickle.dumps(spec)).train.max_length_given == bool(train)
+
+
+def test_lowering_the_length_makes_it_asked_for():
+    shorter = job().train.model_copy(update={"max_length": 512})
+    assert shorter.max_length_given
+    assert shorter.model_dump()["max_length"] == 512
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_every_method_reads_back_from_its_own_dump(method: str):
+    spec = job(train={"method": method})
+    assert JobSpec.model_validate(spec.model_dump()) == spec
+    assert ("lora" in spec.model_dump()["train"]) == (method != "full")
+
+
+@pytest.mark.parametrize("lora", [{}, {"rank": 4}])
+def test_an_adapter_is_refused_under_full_tuning(lora: dict[str, Any]):
+    with pytest.raises(ValidationError, match="no adapter under method full"):
+        job(train={"method": "full", "lora": lora})
+
+
+@pytest.mark.parametrize(("zero_stage", "offload"), [(3, "none"), (3, "optimizer"), ("auto", "all"), (3, "all")])
+def test_a_4_bit_base_is_refused_with_zero_3(zero_stage: Any, offload: str):
+    with pytest.raises(ValidationError, match="4-bit base"):
+        job(train={"method": "qlora", "zero_stage": zero_stage, "offload": offload})
+
+
+@pytest.mark.parametrize("zero_stage", ["auto", 0, 1, 2, 3])
+@pytest.mark.parametrize(("offload", "allowed"), [("none", {0, 1, 2, 3}), ("optimizer", {1, 2, 3}), ("all", {3})])
+def test_offload_needs_a_stage_that_shards_what_it_moves(zero_stage: Any, offload: str, allowed: set[int]):
+    settings = {"zero_stage": zero_stage, "offload": offload}
+    if zero_stage == "auto" or zero_stage in allowed:
+        assert job(train=settings).train.offload == offload
+    else:
+        with pytest.raises(ValidationError, match="needs ZeRO stage"):
+            job(train=settings)
+
+
+@pytest.mark.parametrize("price", [None, 0])
+def test_a_cost_limit_without_a_price_is_refused(price: float | None):
+    with pytest.raises(ValidationError, match="needs a price"):
+        job(cluster={"max_cost": 10, "price_per_gpu_hour": price})
+    assert job(cluster={"max_cost": 10, "price_per_gpu_hour": 2}).cluster.max_cost == 10
+
+
+def test_steps_and_epochs_between_evaluations_keep_their_type():
+    assert type(job(train={"eval_every": 5}).train.eval_every) is int
+    assert type(job(train={"eval_every": 5.0}).train.eval_every) is float
+
+
+@pytest.mark.parametrize("data", ["a.jsonl", ["a.jsonl"], {"train": "a.jsonl"}, {"train": ["a.jsonl"]}])
+def test_all_ways_to_write_one_source_mean_the_same(data: Any):
+    assert job(data=data) == job(data={"train": ["a.jsonl"]})
+
+
+@pytest.mark.parametrize(
+    ("test", "named"),
+    [
+        ("t", {"test": ["t"]}),
+        (["t", "u"], {"test": ["t", "u"]}),
+        ({"old": "o", "new": ["n", "m"]}, {"old": ["o"], "new": ["n", "m"]}),
+        (None, {}),
+    ],
+)
+def test_an_unnamed_test_is_called_test(test: Any, named: dict[str, list[str]]):
+    assert job(data={"train": "a", "test": test, "validation": "v"}).data.test == named
+
+
+def test_a_block_with_nothing_in_it_means_its_defaults():
+    assert job(train=None, cluster=None, evaluate=None, gate=None) == job()
+
+
+@pytest.mark.parametrize("blocks", [{"trian": {}}, {"train": {"epoch": 1}}, {"train": {"lora": {"r": 1}}}])
+def test_an_unknown_key_is_refused_at_every_depth(blocks: dict[str, Any]):
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        job(**blocks)
+
+
+@pytest.mark.parametrize("missing", ["name", "base", "data"])
+def test_each_of_the_three_required_keys_is_required(missing: str):
+    settings = {"name": "a", "base": "b", "data": "c"}
+    del settings[missing]
+    with pytest.raises(ValidationError, match="Field required"):
+        JobSpec.model_validate(settings)
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        job().train.epochs = 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def all_blocks(block: type[Block]) -> set[type[Block]]:
+    inner = {found for field in block.model_fields.values() for found in block_types(field.annotation)}
+    return {block}.union(*(all_blocks(found) for found in inner))
+
+
+def test_every_field_has_one_sentence():
+    for block in all_blocks(JobSpec):
+        assert block.__doc__
+        for name, field in block.model_fields.items():
+            assert field.description, f"{block.__name__}.{name}"
+            assert field.description.endswith("."), f"{block.__name__}.{name}"
+
+
+def test_every_default_is_within_its_own_bounds():
+    spec = job()
+    assert JobSpec.model_validate(spec.model_dump()) == spec
+    assert JobSpec.model_validate(spec.model_dump()).model_dump_json() == spec.model_dump_json()
+
+
+def test_dotted_keys_name_values_that_exist():
+    spec = job()
+    keys = dotted_keys(JobSpec)
+    assert {"base", "data.split.seed", "train.lora.rank", "train.learning_rate", "cluster.workers"} <= set(keys)
+    for key in keys:
+        value_at(spec, key)
+        assert annotation_at(JobSpec, key.split(".")) is not None
+
+
+def test_a_type_is_found_through_lists_mappings_and_unions():
+    assert annotation_at(JobSpec, ("cluster", "workers", "min")) is int
+    assert annotation_at(JobSpec, ("data", "mix", 0, "weight")) is float
+    assert annotation_at(JobSpec, ("serve", "arms", "x", "generation", "top_p")) is float
+    assert annotation_at(JobSpec, ("train", "lora", "r")) is None
+    assert block_types(annotation_at(JobSpec, ("cluster", "workers"))) == [MinMax]
+
+
+def test_importing_the_spec_loads_nothing_but_pydantic():
+    code = "import sys, cluster.spec; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"yaml", "torch", "ray", "numpy", "transformers", "mlflow", "fsspec"} & set(loaded)

@@ -1,0 +1,1 @@
+"""A data set and a base model become a scored release."""

@@ -1,0 +1,133 @@
+"""What the audit looks at, and what a check hands back: every row behind a finding, not only the first five.
+
+A finding that is printed shows five places; a fix needs all of them. So checks return ``Evidence`` with the rows that
+would have to go, as indices into the audited rows, and the printed ``Finding`` is made from it at the very end, where
+``data.audit.allow`` has its say. Nothing here judges the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.records import Finding, Severity
+from trainers.duplicates import NearPairs, RowHashes
+from trainers.rows import Row, SourceProblem
+
+Indices = NDArray[np.int64]
+NUM_SHOWN = 5
+TRAIN = "train"
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens of every row before and after ``max_length`` cuts it, each array of shape (N,).
+
+    ``lengths`` and ``targets`` count the whole row; ``kept_targets`` are the target tokens among the first
+    ``max_length``.
+    """
+
+    lengths: NDArray[np.integer]
+    targets: NDArray[np.integer]
+    kept_targets: NDArray[np.integer]
+    max_length: int
+
+
+@dataclass(frozen=True)
+class AuditData:
+    """Every row of every split, and what is known about them.
+
+    ``split_of`` (N,) holds each row's place in ``split_names``; ``given`` names the splits that are files of the
+    user's own; ``problems`` are what reading found, including rows that could not be read and are not in ``rows``.
+    """
+
+    rows: Sequence[Row]
+    split_of: NDArray[np.integer]
+    split_names: Sequence[str]
+    hashes: RowHashes
+    near: NearPairs
+    given: Collection[str] = ()
+    problems: Sequence[SourceProblem] = ()
+    tokens: TokenCounts | None = None
+
+    def rows_of(self, split: str) -> Indices:
+        """Return the indices of one split's rows, none for a split that does not exist."""
+        if split not in self.split_names:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self.split_of == list(self.split_names).index(split))
+
+    @cached_property
+    def train(self) -> Indices:
+        """Indices of the training rows."""
+        return self.rows_of(TRAIN)
+
+    @cached_property
+    def labels(self) -> list[str | None]:
+        """Each row's class, or None."""
+        return [row.label for row in self.rows]
+
+    @cached_property
+    def is_classification(self) -> bool:
+        """True where the answer of nearly every row is its label."""
+        num_labelled = sum(row.label is not None and row.label == row.completion for row in self.rows)
+        return num_labelled > 0.9 * len(self.rows)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All rows behind one finding.
+
+    ``rows`` are those that would have to go, ascending; ``unread`` the places of further rows that reading already
+    left out; ``shown`` the rows to show where none has to go.
+    """
+
+    code: str
+    severity: Severity
+    rows: Indices
+    detail: str
+    remedy: str
+    unread: Sequence[str] = ()
+    shown: Sequence[int] = field(default_factory=tuple[int, ...])
+
+    @property
+    def count(self) -> int:
+        """Rows that would have to go."""
+        return len(self.rows) + len(self.unread)
+
+    def finding(self, rows: Sequence[Row], allow: Collection[str]) -> Finding:
+        """Return the finding as it is printed; an error that ``allow`` names (or "*") is only a warning."""
+        shown = self.rows[:NUM_SHOWN].tolist() or list(self.shown[:NUM_SHOWN])
+        places = [rows[index].where for index in shown] + list(self.unread)
+        allowed = self.severity == "error" and ("*" in allow or self.code in allow)
+        return Finding(
+            code=self.code,
+            severity="warning" if allowed else self.severity,
+            count=self.count,
+            rows=places[:NUM_SHOWN],
+            remedy=self.remedy,
+            detail=self.detail,
+        )
+
+
+def counted(num: int, one: str, many: str = "") -> str:
+    """Return a count with its noun: ``1 row``, ``1,202 rows``."""
+    return f"{num:,} {one if num == 1 else many or one + 's'}"
+
+
+def shortened(text: str, num_chars: int = 60) -> str:
+    """Return a text in one line and quotes, cut to ``num_chars``."""
+    line = " ".join(text.split())
+    return f"“{line if len(line) <= num_chars else line[: num_chars - 1] + '…'}”"
+
+
+def sampled(indices: Indices, max_rows: int, seed: int = 0) -> tuple[Indices, str]:
+    """Return at most ``max_rows`` of the indices, ascending and the same every time, and a phrase that says so."""
+    if len(indices) <= max_rows:
+        return indices, ""
+    chosen = np.random.default_rng(seed).choice(indices, max_rows, replace=False)
+    return np.sort(chosen), f" (a sample of {max_rows:,} of {len(indices):,} rows)"

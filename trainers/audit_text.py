@@ -1,0 +1,187 @@
+"""The audit row by row: damaged encoding, control characters, boilerplate, personal data, foreign languages.
+
+One pass over the rows. Each check has a filter that costs about a microsecond, and only what passes it meets the
+expensive test: ``ftfy`` sees a line only if it holds characters that mojibake is made of, and then its own heuristic
+decides, so correct accents and emoji are left alone. Encoding is judged by whether ``ftfy`` would change the text, or
+whether it holds U+FFFD, which nothing can undo.
+
+Left out: spelling, toxicity, and anything that needs a model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trainers.audit_evidence import AuditData, Evidence, counted, shortened
+from trainers.rows import Row
+from trainers.languages import language_of
+from trainers.personal_data import find_personal_data
+
+# C0 and C1 without tab, line feed, carriage return and NEL; zero-width space, word joiner, byte-order mark,
+# directional overrides and isolates, interlinear and tag characters. Joiners (U+200C, U+200D) belong to Persian,
+# Indic scripts and emoji, marks U+200E and U+200F to Arabic and Hebrew.
+CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\ufff9-\ufffb"
+    "\U000e0001\U000e0020-\U000e007e]"
+)
+FLAG_TAGS = re.compile("\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f")  # the flags of Scotland, Wales and England
+MOJIBAKE_START = re.compile("[\x80-\x9fÂ-ßàáâãåæïðÐÑŒœŠšŸŽžƒ€‚„†‡ˆ‰‹›√¬∂ΓÔÇ\ufffd]")
+UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")  # scripts that mark word breaks with U+200B
+BOILERPLATE = tuple(
+    "as an ai language model|as a language model|as a large language model|as an ai assistant|as an ai, i|as an ai i |"
+    "i'm just an ai|i am just an ai|i'm an ai language|i am an ai language|i'm an ai assistant|i am an ai assistant|"
+    "i'm a language model|i am a language model|i'm a large language model|i am a large language model|"
+    "my knowledge cutoff|my last knowledge update|my training data|my training cutoff|as of my last update|"
+    "i don't have personal opinions|i do not have personal opinions|i cannot fulfill that request|"
+    "i can't fulfill that request|i cannot fulfill this request|i cannot fulfill your request|"
+    "i can't assist with that|i cannot assist with that|i'm sorry, but i can't|i'm sorry, but i cannot|"
+    "i am sorry, but i cannot|i'm unable to assist with|regenerate response|lorem ipsum dolor|"
+    "trained by openai|developed by openai|trained by anthropic|created by anthropic|trained by google".split("|")
+)
+
+
+def encoding_damage(text: str) -> str | None:
+    """Return the first damaged line of a text, or None where its characters are as they were meant."""
+    if text.isascii() or not MOJIBAKE_START.search(text):
+        return None
+    for line in text.split("\n"):
+        if "\ufffd" in line or repaired(line) != line:
+            return line
+    return None
+
+
+def repaired(text: str) -> str:
+    """Return the text with its mojibake undone, line by line; U+FFFD stays, what it stood for is lost."""
+    if text.isascii() or not MOJIBAKE_START.search(text):
+        return text
+    import ftfy
+
+    return "\n".join(ftfy.fix_encoding(line) for line in text.split("\n"))
+
+
+def control_characters(text: str) -> list[str]:
+    """Return the invisible characters that have no business in a text, in order."""
+    if not CONTROL.search(text):
+        return []
+    spaced = "\u200b" if UNSPACED.search(text) else ""
+    return [letter for letter in CONTROL.findall(FLAG_TAGS.sub("", text)) if letter != spaced]
+
+
+def without_control_characters(text: str) -> str:
+    """Return the text without what ``control_characters`` finds, and nothing else changed."""
+    found = set(control_characters(text))
+    if not found:
+        return text
+    flags = FLAG_TAGS.findall(text)
+    parts = [part.translate(dict.fromkeys(map(ord, found))) for part in FLAG_TAGS.split(text)]
+    return "".join(part + flag for part, flag in zip(parts, [*flags, ""], strict=True))
+
+
+def boilerplate(answer: str) -> str | None:
+    """Return the phrase of a chat assistant's stock text that an answer holds, or None."""
+    lowered = answer.lower().replace("\u2019", "'")
+    return next((phrase for phrase in BOILERPLATE if phrase in lowered), None)
+
+
+@dataclass
+class Tally:
+    """The rows in which something was seen, how often each value, and one example."""
+
+    rows: list[int] = field(default_factory=list[int])
+    values: Counter[str] = field(default_factory=Counter[str])
+    example: str = ""
+
+    def add(self, index: int, values: Sequence[str], example: str = "") -> None:
+        """Note the values seen in a row; nothing where there are none."""
+        if values:
+            self.rows.append(index)
+            self.values.update(values)
+            self.example = self.example or example
+
+    def evidence(self, code: str, detail: str, remedy: str) -> list[Evidence]:
+        """Return a warning about the rows, or nothing where there are none."""
+        return [Evidence(code, "warning", np.array(self.rows, np.int64), detail, remedy)] if self.rows else []
+
+    def listed(self, num: int = 4) -> str:
+        """Return the most frequent values with their counts."""
+        ranked = sorted(self.values.items(), key=lambda item: (-item[1], item[0]))
+        rest = f", and {counted(len(ranked) - num, 'other')}" if len(ranked) > num else ""
+        return ", ".join(f"{value} ×{times:,}" for value, times in ranked[:num]) + rest
+
+
+def text_evidence(data: AuditData, language_frac: float) -> list[Evidence]:
+    """Return what the texts of single rows show; foreign languages warn from a share of ``language_frac``."""
+    damage, control, stock, personal = Tally(), Tally(), Tally(), Tally()
+    for index, row in enumerate(data.rows):
+        texts = [message["content"] for message in row.messages]
+        if damaged := next(filter(None, map(encoding_damage, texts)), None):
+            damage.add(index, [damaged], damaged)
+        for text in texts:
+            if found := control_characters(text):
+                control.add(index, [f"U+{ord(letter):04X}" for letter in found])
+                break
+        said = (message["content"] for message in row.messages if message["role"] == "assistant")
+        if phrase := next(filter(None, map(boilerplate, said)), None):
+            stock.add(index, [f"“{phrase}”"])
+        seen = [found for text in texts for found in find_personal_data(text)]
+        personal.add(index, [f"{found.kind} {found.masked}" for found in seen])
+    return [
+        *damage.evidence("encoding_damaged", _damage_detail(damage.example), "Read the file in the encoding it was "
+            "written in, or mend the rows: audit: {fix: [encoding_damaged]}."),
+        *control.evidence("control_characters", f"invisible characters {control.listed()}", "Strip them: audit: "
+            "{fix: [control_characters]}."),
+        *stock.evidence("boilerplate", f"answers with a chat assistant's stock text: {stock.listed()}", "Rewrite these "
+            "answers, or drop the rows: audit: {fix: [boilerplate]}; the model learns to say this."),
+        *personal.evidence("pii", f"personal data or keys, masked here: {personal.listed()}", "Mask them: audit: "
+            "{fix: [pii]}; revoke any key that is real."),
+        *language_evidence(data.rows, language_frac),
+    ]
+
+
+def _damage_detail(line: str) -> str:
+    fixed = repaired(line)
+    place = next((at for at, pair in enumerate(zip(line, fixed, strict=False)) if pair[0] != pair[1]), None)
+    start = max(0, (line.find("\ufffd") if place is None else place) - 15)
+    seen = shortened(line[start:], 30)
+    meant = "U+FFFD stands where characters were lost" if fixed == line else f"was meant to be {shortened(fixed[start:], 30)}"
+    return f"{seen} {meant}"
+
+
+def language_evidence(rows: Sequence[Row], language_frac: float) -> list[Evidence]:
+    """Return the rows whose prompt or answer is in another language than most prompts or answers.
+
+    Prompts and answers are judged apart, so translation pairs are no mixture. Where no language has half of the clear
+    texts, the data is meant to be multilingual and gets a note.
+    """
+    foreign: dict[int, str] = {}
+    mains: list[str] = []
+    sides: list[tuple[str, Callable[[Row], str]]] = [("prompts", _asked), ("answers", lambda row: row.completion)]
+    multilingual = False
+    for side, text_of in sides:
+        languages = {i: language for i, row in enumerate(rows) if (language := language_of(text_of(row)))}
+        if not languages:
+            continue
+        main, num_main = min(Counter(languages.values()).items(), key=lambda item: (-item[1], item[0]))
+        multilingual |= num_main < 0.5 * len(languages)
+        mains.append(f"{side} {num_main / len(languages):.0%} {main}")
+        for i, language in languages.items():
+            if language != main:
+                foreign.setdefault(i, language)
+    if not foreign:
+        return []
+    others = Tally(values=Counter(foreign.values())).listed()
+    warn = not multilingual and len(foreign) >= language_frac * len(rows)
+    detail = f"of texts whose language is clear: {', '.join(mains)}; other rows: {others}"
+    remedy = "Drop the rows if one language is wanted (audit: {fix: [language_mixed]}), or tune for each on purpose."
+    return [
+        Evidence("language_mixed", "warning" if warn else "note", np.array(sorted(foreign), np.int64), detail, remedy)
+    ]
+
+
+def _asked(row: Row) -> str:
+    return "\n".join(message["content"] for message in row.prompt if message["role"] == "user")

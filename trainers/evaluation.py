@@ -1,0 +1,165 @@
+"""Held-out rows and models → scores, intervals and per-example predictions; base and tuned on the same rows.
+
+The stage asks every model (tuned, base, base with few-shot examples, and the champion where a gate rule names it) for the same
+examples in the same order, one Ray task a model, so that differences are paired. Rows with one input are one example with
+several references. Predictions are kept as Parquet, one file a model and test.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import HoneError
+from cluster.records import Interval, Metrics
+from trainers.gate_rules import parse_rule
+from trainers.inference import Inference, predict
+from trainers.metrics import Predictions, choose_metrics
+from trainers.prepared import Prepared, open_prepared, read_split
+from trainers.scoring import intervals, paired_difference, score
+from trainers.splits import EvaluationExample, evaluation_examples
+
+if TYPE_CHECKING:
+    from cluster.pipeline import RunContext
+    from cluster.spec import JobSpec
+
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the evaluation stage left: scores and intervals by model role, then by test."""
+
+    metrics: dict[str, dict[str, Metrics]]
+    intervals: dict[str, dict[str, dict[str, Interval]]]
+    rows: dict[str, int]
+
+    def of(self, role: str) -> dict[str, Metrics]:
+        """Return a role's scores by test; empty where it was not scored."""
+        return self.metrics.get(role, {})
+
+
+def read_scored(ctx: RunContext) -> Scored:
+    """Return the committed evaluation."""
+    directory = ctx.store.reading("runs", ctx.run, "evaluation")
+    found = json.loads((directory / "scores.json").read_text())
+    spans = {
+        role: {test: {name: Interval(**value) for name, value in spans.items()} for test, spans in tests.items()}
+        for role, tests in found["intervals"].items()
+    }
+    return Scored(found["metrics"], spans, found["rows"])
+
+
+def run(ctx: RunContext) -> None:
+    """Score every model on every test and commit ``runs/RUN/evaluation``."""
+    prepared = open_prepared(Path(ctx.prepared_path()))
+    models = _models(ctx)
+    tests = {name: _examples(ctx, prepared, name) for name in prepared.tests}
+    names = choose_metrics(prepared.task, ctx.job.evaluate.metrics, len(prepared.labels))
+    asked = {
+        (role, test): _inference(ctx.job, prepared, role, model, examples)
+        for test, examples in tests.items()
+        for role, model in models.items()
+    }
+    sizes = ", ".join(f"{len(examples):,} of {name}" for name, examples in tests.items()) or "no test rows"
+    ctx.progress.say(f"evaluate: {', '.join(models)} on {sizes}")
+    answers = dict(zip(asked, _ask(list(asked.values()), ctx.plan().gpus_per_worker), strict=True))
+    with ctx.store.writing("runs", ctx.run, "evaluation") as directory:
+        for (role, test), predictions in answers.items():
+            write_predictions(directory / f"{role}-{test}.parquet", tests[test], predictions)
+        (directory / "scores.json").write_text(json.dumps(_scores(answers, names, tests)))
+
+
+def _models(ctx: RunContext) -> dict[str, str]:
+    """Return role → model directory or id, in the order in which they are shown."""
+    job = ctx.job
+    models = {"tuned": str(ctx.store.reading("runs", ctx.run, "model"))}
+    if job.evaluate.base:
+        models["base"] = job.base
+    if job.evaluate.base and job.evaluate.few_shot:
+        models["base_few_shot"] = job.base
+    champion = ctx.registry.champion(job.name)
+    if champion is not None and any("champion" in parse_rule(rule).peers for rule in job.gate):
+        models["champion"] = ctx.registry.release_of(champion)
+    return models
+
+
+def _examples(ctx: RunContext, prepared: Prepared, test: str) -> list[EvaluationExample]:
+    examples = evaluation_examples(read_split(prepared.path, test))
+    limit = ctx.job.evaluate.max_examples
+    if limit is None or limit >= len(examples):
+        return examples
+    chosen = random.Random(ctx.job.data.split.seed).sample(range(len(examples)), limit)
+    return [examples[i] for i in sorted(chosen)]
+
+
+def _inference(
+    job: JobSpec, prepared: Prepared, role: str, model: str, examples: list[EvaluationExample]
+) -> Inference:
+    shots: list[list[dict[str, str]]] = []
+    if role == "base_few_shot":
+        rows = read_split(prepared.path, "train")
+        chosen = random.Random(job.train.seed).sample(rows, min(job.evaluate.few_shot, len(rows)))
+        shots = [list(row.messages) for row in chosen]
+    return Inference(
+        model=model,
+        examples=examples,
+        template=None if role in ("tuned", "champion") else job.data.template,
+        label_names=prepared.labels if prepared.task == "classification" else [],
+        score_labels=prepared.task == "classification" and len(prepared.labels) <= 20 and not shots,
+        max_new_tokens=job.evaluate.max_new_tokens,
+        max_length=prepared.max_length,
+        shots=shots,
+    )
+
+
+def _ask(asked: list[Inference], gpus: float) -> list[Predictions]:
+    """Answer each inference in its own Ray task."""
+    import ray
+
+    task: Callable[..., Any] = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=1)(predict).remote
+    try:
+        return ray.get([task(inference) for inference in asked])
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, HoneError) else error from error
+
+
+def _scores(
+    answers: dict[tuple[str, str], Predictions], names: list[str], tests: dict[str, list[EvaluationExample]]
+) -> dict[str, Any]:
+    metrics: dict[str, dict[str, Metrics]] = {}
+    spans: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for (role, test), predictions in answers.items():
+        metrics.setdefault(role, {})[test] = score(predictions, names)
+        found = intervals(predictions, names, BOOTSTRAP_SEED)
+        spans.setdefault(role, {})[test] = {name: value.model_dump() for name, value in found.items()}
+        if role == "base":
+            paired = paired_difference(answers["tuned", test], predictions, names, BOOTSTRAP_SEED)
+            spans.setdefault("difference", {})[test] = {name: value.model_dump() for name, value in paired.items()}
+    return {"metrics": metrics, "intervals": spans, "rows": {name: len(rows) for name, rows in tests.items()}}
+
+
+def write_predictions(path: Path, examples: Sequence[EvaluationExample], predictions: Predictions) -> None:
+    """Write one row an example: where it stands, its input, the references, the answer and the likelihoods."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table: dict[str, Any] = {
+        "where": [example.where for example in examples],
+        "prompt": [json.dumps(example.prompt, ensure_ascii=False) for example in examples],
+        "references": [list(example.references) for example in examples],
+        "prediction": predictions.texts or [None] * len(examples),
+    }
+    if predictions.labels is not None:
+        table["label"] = predictions.labels
+    if predictions.label_scores is not None:
+        table["label_scores"] = predictions.label_scores.tolist()
+    if predictions.nll is not None and predictions.target_tokens is not None:
+        table["nll"] = predictions.nll
+        table["target_tokens"] = predictions.target_tokens
+    pq.write_table(pa.table(table), path)

@@ -1,0 +1,116 @@
+"""Gate rules and scores → accept, hold or reject, with the numbers behind every rule.
+
+A rule is true, false or undecided. Any false one rejects; otherwise an undecided one (a number is missing or not
+finite) holds; otherwise the gate accepts, also when there are no rules. A metric without a test's name means every
+test there is: the rule must hold on each, and the outcome shows the numbers of the test that decided. A rule that names
+the champion does not apply while there is none. Numbers closer than 1e-9 are equal, so that `accuracy >= base + 0.1`
+does not fail on the last binary digit of a sum.
+
+The policy is pure: facts in, decision out; whoever calls it acts. The grammar of rules is trainers/gate_rules.py.
+Left out: significance (compare the paired intervals of the report for that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from cluster.records import GateDecision, GateReport, Metrics, RuleOutcome
+from trainers.gate_rules import Operand, Operator, Rule, parse_rule
+
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The numbers that rules speak of, each as test name → metric → value.
+
+    An unnamed test file has the name "test". ``base`` is None when the base was not scored, ``champion`` when there is
+    no champion yet.
+    """
+
+    test: dict[str, Metrics]
+    base: dict[str, Metrics] | None = None
+    champion: dict[str, Metrics] | None = None
+
+
+def decide(rules: Sequence[str], scores: Scores) -> GateReport:
+    """Return the gate's decision; without rules it accepts. Raises JobFileError for a rule that cannot be read."""
+    outcomes = [_outcome(parse_rule(rule), scores) for rule in rules]
+    decision: GateDecision = "accept"
+    if any(outcome.passed is None for outcome in outcomes):
+        decision = "hold"
+    if any(outcome.passed is False for outcome in outcomes):
+        decision = "reject"
+    return GateReport(decision=decision, rules=outcomes)
+
+
+def _outcome(rule: Rule, scores: Scores) -> RuleOutcome:
+    if "champion" in rule.peers and scores.champion is None:
+        return RuleOutcome(rule=rule.text, left=None, right=None, passed=True, note="no champion yet")
+    everywhere = any(side.metric is not None and side.test is None for side in rule.sides)
+    if not everywhere:
+        return _outcome_on(rule, None, scores)
+    if not scores.test:
+        return RuleOutcome(rule=rule.text, left=None, right=None, passed=None, note="no test was scored")
+    outcomes = [_outcome_on(rule, test, scores) for test in scores.test]
+    decisive = min(outcomes, key=_severity)
+    if len(outcomes) == 1:
+        return decisive
+    seen = ", ".join(f"{test}: {_word(outcome)}" for test, outcome in zip(scores.test, outcomes, strict=True))
+    return decisive.model_copy(update={"note": "; ".join(part for part in (seen, decisive.note) if part)})
+
+
+def _severity(outcome: RuleOutcome) -> tuple[int, float]:
+    """Order a rule's tests by how much they decide: failed, undecided, passed; the smallest margin first."""
+    rank = {False: 0, None: 1, True: 2}[outcome.passed]
+    margin = 0.0 if outcome.left is None or outcome.right is None else abs(outcome.left - outcome.right)
+    return rank, margin if rank == 2 else -margin
+
+
+def _word(outcome: RuleOutcome) -> str:
+    return {False: "failed", None: "undecided", True: "passed"}[outcome.passed]
+
+
+def _outcome_on(rule: Rule, test: str | None, scores: Scores) -> RuleOutcome:
+    left, left_note = _value(rule, rule.left, test, scores)
+    right, right_note = _value(rule, rule.right, test, scores)
+    note = "; ".join(part for part in (left_note, right_note) if part)
+    passed = None if left is None or right is None else _holds(left, rule.operator, right)
+    return RuleOutcome(rule=rule.text, left=left, right=right, passed=passed, note=note)
+
+
+def _value(rule: Rule, side: Operand, test: str | None, scores: Scores) -> tuple[float | None, str]:
+    """Return a side's number, or None and which number is missing."""
+    if side.number is not None:
+        return side.number + side.offset, ""
+    named = rule.measured if side.peer else side
+    metric, on = named.metric, named.test or test
+    assert metric is not None, "a parsed rule names a metric"
+    assert on is not None, "without a test of its own, a metric is looked up on each"
+    table = {"base": scores.base, "champion": scores.champion, None: scores.test}[side.peer]
+    whose = f"{side.peer}'s " if side.peer else ""
+    if table is None:
+        return None, f"{whose}{metric} is missing: the {side.peer} was not scored"
+    number = table.get(on, {}).get(metric)
+    if number is None:
+        return None, f"{whose}{metric} on {on} is missing"
+    if not isfinite(number):
+        return None, f"{whose}{metric} on {on} is {number}"
+    return number + side.offset, ""
+
+
+def _holds(left: float, operator: Operator, right: float) -> bool:
+    equal = abs(left - right) <= TOLERANCE
+    match operator:
+        case ">=":
+            return left > right or equal
+        case "<=":
+            return left < right or equal
+        case ">":
+            return left > right and not equal
+        case "<":
+            return left < right and not equal
+        case "==":
+            return equal

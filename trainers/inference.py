@@ -1,0 +1,151 @@
+"""A model directory and evaluation examples → answers, label probabilities and likelihoods.
+
+Works on full models, adapter releases and untuned bases alike, in the caller's process (which may be a Ray task). Prompts
+are rendered by the same template and encoder as in training. A prompt that leaves no room for its answer loses its oldest
+tokens. Few-shot examples become earlier turns of the prompt; as many as fit are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainers.metrics import Predictions
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainers.rows import Message
+    from trainers.splits import EvaluationExample
+    from trainers.templates import Template
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What to ask a model: which examples, under which template, with what bounds."""
+
+    model: str
+    examples: list[EvaluationExample]
+    template: str | None = None
+    label_names: list[str] = field(default_factory=list)
+    score_labels: bool = False
+    max_new_tokens: int = 64
+    max_length: int | None = None
+    shots: list[list[Message]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer, with its tokenizer and template."""
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    context_tokens: int
+
+
+def load(path: str, template: str | None, device: torch.device) -> Loaded:
+    """Load a full model, an adapter over its base, or an untuned base, in the precision it is stored in.
+
+    Raises BaseModelError where the directory is none of these.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    from trainers.model import load_base
+    from trainers.templates import load_tokenizer, template_of
+
+    adapter = Path(path) / "adapter_config.json"
+    base = adapter_base(path) if adapter.is_file() else path
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    model: Any = load_base(base, dtype)
+    if adapter.is_file():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, path)
+    tokenizer = load_tokenizer(path)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    context = int(getattr(config, "max_position_embeddings", None) or 2048)
+    return Loaded(model.to(device).eval(), tokenizer, template_of(tokenizer, template), context)
+
+
+def adapter_base(path: str) -> str:
+    """Return the base that an adapter directory names."""
+    from peft import PeftConfig
+
+    return str(PeftConfig.from_pretrained(path).base_model_name_or_path)
+
+
+def predict(asked: Inference) -> Predictions:
+    """Answer every example greedily and score its references: what metrics are computed from."""
+    import torch
+
+    from trainers.generate import generate
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load(asked.model, asked.template, device)
+    if not any(example.prompt for example in asked.examples):
+        nll, target_tokens = _likelihood(loaded, asked)
+        return Predictions(texts=[], references=[], nll=nll, target_tokens=target_tokens)
+    prompts = _prompts(loaded, asked)
+    answers = generate(
+        loaded.model, prompts, stop_ids=loaded.template.stop_ids, max_new_tokens=asked.max_new_tokens
+    )
+    texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
+    scores = _label_scores(loaded, asked, prompts) if asked.score_labels else None
+    nll, target_tokens = (None, None) if asked.shots else _likelihood(loaded, asked)
+    labelled = bool(asked.label_names)
+    return Predictions(
+        texts=texts,
+        references=[example.references for example in asked.examples],
+        labels=[str(example.label) for example in asked.examples] if labelled else None,
+        label_names=asked.label_names if labelled else None,
+        label_scores=scores,
+        nll=nll,
+        target_tokens=target_tokens,
+    )
+
+
+def _prompts(loaded: Loaded, asked: Inference) -> list[list[int]]:
+    """Encode the prompts, oldest shots and then oldest tokens dropped until the answer fits too."""
+    room = max(1, loaded.context_tokens - asked.max_new_tokens)
+    prompts: list[list[int]] = []
+    for example in asked.examples:
+        shots = list(asked.shots)
+        ids = loaded.template.prompt_ids([*sum(shots, []), *example.prompt])
+        while len(ids) > room and shots:
+            shots.pop(0)
+            ids = loaded.template.prompt_ids([*sum(shots, []), *example.prompt])
+        prompts.append(ids[-room:])
+    return prompts
+
+
+def _label_scores(loaded: Loaded, asked: Inference, prompts: list[list[int]]) -> np.ndarray:
+    from trainers.likelihood import label_scores
+    from trainers.model import TargetLoss
+
+    labels = [loaded.template.answer_ids(asked.examples[0].prompt, name) for name in asked.label_names]
+    return label_scores(TargetLoss(loaded.model), prompts, labels)
+
+
+def _likelihood(loaded: Loaded, asked: Inference) -> tuple[np.ndarray, np.ndarray]:
+    """Sum each example's -log p over all its references; the number of target tokens beside it."""
+    from trainers.likelihood import negative_log_likelihoods
+    from trainers.model import TargetLoss
+
+    limit = min(loaded.context_tokens, asked.max_length or loaded.context_tokens)
+    owners: list[int] = []
+    encoded = []
+    for index, example in enumerate(asked.examples):
+        for reference in example.references:
+            ids, is_target = loaded.template.example_ids(example.prompt, reference)
+            owners.append(index)
+            encoded.append((ids[:limit], is_target[:limit]))
+    nll = negative_log_likelihoods(TargetLoss(loaded.model), encoded)
+    counts = [int(is_target.sum()) for _, is_target in encoded]
+    size = len(asked.examples)
+    return np.bincount(owners, nll, size), np.bincount(owners, counts, size).astype(np.int64)

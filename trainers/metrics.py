@@ -1,0 +1,251 @@
+"""The metrics a run can be scored by: their names, meaning and inputs, and which ones a task gets.
+
+`METRICS` is the single table behind scoring (trainers/scoring.py), the `evaluate` modules
+(trainers/evaluate_modules.py), gate rules (trainers/gate.py) and docs/metrics.md. Each entry turns `Predictions` into
+a function of row weights (trainers/bootstrap.py), so that the score and its interval cannot disagree.
+
+A metric that is undefined on the rows at hand (AUC with one class, loss without target tokens, a NaN) is left out of
+the results, never reported as a number. Left out: metrics that need a model or a download (BERTScore, a judge).
+
+Legend: N rows, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.errors import JobFileError
+from trainers import label_metrics, text_metrics
+from trainers.bootstrap import Floats, Weighted, from_sums
+
+Task = Literal["classification", "generation", "text"]
+Needs = Literal["texts", "labels", "label_scores", "nll"]
+
+AUC_MAX_LABELS = 20
+WHERE = "evaluate.metrics"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said about N held-out rows, and what was right.
+
+    ``texts`` and ``references`` (one or more per row) are the generated and the expected answers, both empty for plain
+    text. ``labels`` are the gold labels of a classification and ``label_names`` all labels known from training.
+    ``label_scores`` (N, C) are probabilities over ``label_names``, rows summing to one. ``nll`` (N,) is each row's
+    negative log-likelihood in nats, summed over its ``target_tokens`` (N,).
+    """
+
+    texts: list[str]
+    references: list[tuple[str, ...]]
+    labels: list[str] | None = None
+    label_names: list[str] | None = None
+    label_scores: Floats | None = None
+    nll: Floats | None = None
+    target_tokens: NDArray[np.integer] | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self._lengths()) <= 1, f"columns of different lengths: {sorted(self._lengths())}"
+        assert len(self.texts) == len(self.references), "every text needs its references"
+        assert all(self.references), "a row without a reference"
+        assert (self.nll is None) == (self.target_tokens is None), "nll needs target_tokens, and the other way round"
+
+    @property
+    def num_examples(self) -> int:
+        """N, the number of rows."""
+        return max(self._lengths(), default=0)
+
+    def _lengths(self) -> set[int]:
+        columns = (self.texts, self.references, self.labels, self.label_scores, self.nll, self.target_tokens)
+        return {len(column) for column in columns if column is not None and len(column) > 0}
+
+    def classes(self) -> tuple[label_metrics.Classes, label_metrics.Classes] | None:
+        """Return predicted and gold class indices, both (N,); a gold label that is no label name is a class as well."""
+        if self.labels is None or not self.texts:
+            return None
+        names = list(self.label_names or ())
+        matched = label_metrics.classes_of(self.labels, names)
+        unseen = {label for label, index in zip(self.labels, matched, strict=True) if index == label_metrics.NO_LABEL}
+        names += sorted(unseen)
+        return label_metrics.classes_of(self.texts, names), label_metrics.classes_of(self.labels, names)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: what it means, which tasks get it unasked, and how it follows from predictions.
+
+    ``weigh`` returns None when the predictions lack what the metric needs.
+    """
+
+    name: str
+    meaning: str
+    needs: Needs
+    tasks: frozenset[Task]
+    weigh: Callable[[Predictions], Weighted | None]
+    higher_is_better: bool = True
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the value lies in 0..1, as all do but loss and perplexity."""
+        return self.needs != "nll"
+
+
+def _of_labels(
+    metric: Callable[[label_metrics.Classes, label_metrics.Classes], Weighted],
+) -> Callable[[Predictions], Weighted | None]:
+    def weigh(predictions: Predictions) -> Weighted | None:
+        classes = predictions.classes()
+        return None if classes is None else metric(*classes)
+
+    return weigh
+
+
+def _of_texts(
+    metric: Callable[[Sequence[str], text_metrics.References], Weighted],
+) -> Callable[[Predictions], Weighted | None]:
+    def weigh(predictions: Predictions) -> Weighted | None:
+        return metric(predictions.texts, predictions.references) if predictions.texts else None
+
+    return weigh
+
+
+def _auc_roc(predictions: Predictions) -> Weighted | None:
+    if predictions.label_scores is None or predictions.label_names is None or predictions.labels is None:
+        return None
+    if not np.isfinite(predictions.label_scores).all():
+        return None
+    gold = label_metrics.classes_of(predictions.labels, predictions.label_names)
+    return label_metrics.auc_roc(predictions.label_scores, gold)
+
+
+def _of_nll(value: Callable[[Floats], Floats]) -> Callable[[Predictions], Weighted | None]:
+    def weigh(predictions: Predictions) -> Weighted | None:
+        if predictions.nll is None or predictions.target_tokens is None:
+            return None
+        return from_sums(np.column_stack([predictions.nll, predictions.target_tokens]).astype(np.float64), value)
+
+    return weigh
+
+
+_LABELS: frozenset[Task] = frozenset({"classification"})
+_ANSWERS: frozenset[Task] = frozenset({"generation"})
+_ALL: frozenset[Task] = frozenset({"classification", "generation", "text"})
+
+_TABLE = (
+    Metric(
+        "accuracy",
+        "share of rows whose generated label is right",
+        "labels",
+        _LABELS,
+        _of_labels(label_metrics.accuracy),
+    ),
+    Metric(
+        "macro_f1",
+        "mean over the labels that occur in gold of their F1",
+        "labels",
+        _LABELS,
+        _of_labels(label_metrics.macro_f1),
+    ),
+    Metric("micro_f1", "F1 of all labels' counts together", "labels", _LABELS, _of_labels(label_metrics.micro_f1)),
+    Metric(
+        "auc_roc",
+        "mean over labels of the one-vs-rest area under the ROC curve, from label probabilities",
+        "label_scores",
+        _LABELS,
+        _auc_roc,
+    ),
+    Metric(
+        "rouge_1",
+        "ROUGE-1 F-measure against the best reference, mean over rows (rouge_score, no stemming)",
+        "texts",
+        _ANSWERS,
+        _of_texts(lambda texts, references: text_metrics.rouge(texts, references, "rouge1")),
+    ),
+    Metric(
+        "rouge_2",
+        "ROUGE-2 F-measure, likewise",
+        "texts",
+        _ANSWERS,
+        _of_texts(lambda texts, references: text_metrics.rouge(texts, references, "rouge2")),
+    ),
+    Metric(
+        "rouge_l",
+        "ROUGE-L F-measure, likewise",
+        "texts",
+        _ANSWERS,
+        _of_texts(lambda texts, references: text_metrics.rouge(texts, references, "rougeL")),
+    ),
+    Metric(
+        "bleu",
+        "corpus BLEU / 100 over all references (sacrebleu, 13a)",
+        "texts",
+        _ANSWERS,
+        _of_texts(text_metrics.bleu),
+    ),
+    Metric("chrf", "corpus chrF2 / 100, best reference (sacrebleu)", "texts", _ANSWERS, _of_texts(text_metrics.chrf)),
+    Metric(
+        "exact_match",
+        "share of rows whose text equals a reference but for surrounding white space",
+        "texts",
+        _ANSWERS,
+        _of_texts(text_metrics.exact_match),
+    ),
+    Metric(
+        "loss",
+        "negative log-likelihood per target token, in nats",
+        "nll",
+        _ALL,
+        _of_nll(lambda sums: sums[:, 0] / sums[:, 1]),
+        higher_is_better=False,
+    ),
+    Metric(
+        "perplexity",
+        "exp(loss)",
+        "nll",
+        _ALL,
+        _of_nll(lambda sums: np.exp(sums[:, 0] / sums[:, 1])),
+        higher_is_better=False,
+    ),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+ALWAYS = ("loss", "perplexity")
+
+
+def choose_metrics(task: Task, metrics: Literal["auto"] | Sequence[str], num_labels: int | None = None) -> list[str]:
+    """Return the names of the metrics to compute, loss and perplexity always among them.
+
+    ``auto`` gives what fits the task, AUC-ROC only up to 20 labels. Raises JobFileError for a name that is no metric or
+    that the task has nothing to compute from.
+    """
+    if metrics == "auto":
+        auc = num_labels is not None and 2 <= num_labels <= AUC_MAX_LABELS
+        return [name for name, metric in METRICS.items() if task in metric.tasks and (name != "auc_roc" or auc)]
+    for name in metrics:
+        if name not in METRICS:
+            raise JobFileError(f"{name!r} is no known metric", did_you_mean(name, METRICS), WHERE)
+        _refuse_unfit(METRICS[name], task)
+    return list(dict.fromkeys([*metrics, *ALWAYS]))
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return a remedy that names the closest known name, if any is close, and all of them."""
+    close = get_close_matches(name, known, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}known: {', '.join(known)}"
+
+
+def _refuse_unfit(metric: Metric, task: Task) -> None:
+    name, needs = metric.name, metric.needs
+    if needs in ("labels", "label_scores") and task != "classification":
+        raise JobFileError(
+            f"{name!r} needs labels, and the task is {task}",
+            "remove it, or name the label column: data.columns.label",
+            WHERE,
+        )
+    if needs == "texts" and task == "text":
+        raise JobFileError(f"{name!r} needs answers to compare, and the data is plain text", "remove it", WHERE)

@@ -1,0 +1,195 @@
+"""A base model directory or hub id → a full or adapter model, and what of it is trainable.
+
+The loss sees target tokens only: a pre-hook on the output embedding drops every hidden state that predicts no target
+before it meets the vocabulary, so logits are (N, V) for N targets instead of (B, T, V). A hook rather than a call of the
+decoder's inside keeps whatever a model does to its logits (scaling, soft caps) and works for every causal model of
+transformers. Right padding needs no attention mask: causal attention never looks right, and pads carry no loss.
+
+Shape legend: B rows, T tokens, D hidden size, N target tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cluster.errors import BaseModelError, JobFileError
+from trainers.quiet import quiet_libraries
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from cluster.spec import TrainSpec
+
+DROPOUT_FIELDS = (
+    "attention_dropout",
+    "attn_pdrop",
+    "resid_pdrop",
+    "embd_pdrop",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "residual_dropout",
+    "embedding_dropout",
+    "resid_dropout",
+    "dropout",
+    "activation_dropout",
+)
+"""The names under which transformers' configurations keep dropout rates."""
+
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def check_base(base: str) -> None:
+    """Refuse a base that is missing or holds pickled weights only, before anything starts.
+
+    A hub id is left to the hub client; only local directories can be looked at here. Raises BaseModelError.
+    """
+    path = Path(base)
+    if not path.exists():
+        if path.is_absolute() or base.startswith(".") or base.count("/") > 1:
+            raise BaseModelError(
+                f"the base model {base} does not exist", "give an existing model directory or a hub id", "base"
+            )
+        return
+    if not path.is_dir():
+        raise BaseModelError(f"the base model {base} is a file", "give the directory that holds config.json", "base")
+    if not (path / "config.json").is_file():
+        raise BaseModelError(f"{base} holds no config.json", "give a Hugging Face model directory", "base")
+    if list(path.glob("*.safetensors")):
+        return
+    pickled = sorted(p.name for p in path.iterdir() if p.suffix in PICKLED_SUFFIXES)
+    what = f"holds pickled weights only ({', '.join(pickled)})" if pickled else "holds no weights"
+    raise BaseModelError(
+        f"{base} {what}",
+        "convert them once with save_pretrained (safetensors); loading a pickle can run code",
+        "base",
+    )
+
+
+def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0) -> PreTrainedModel:
+    """Load a causal language model from safetensors, with its own dropout rates set to ``dropout``.
+
+    Raises BaseModelError where it cannot be read and JobFileError where ``dropout`` is asked of a model without any.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    quiet_libraries()
+    check_base(base)
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        set_dropout(config, dropout)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(
+            f"the base model {base} cannot be loaded: {error}", "check the directory", "base"
+        ) from error
+    model.config.use_cache = False
+    return model
+
+
+def set_dropout(config: Any, dropout: float) -> None:
+    """Set every dropout rate that the configuration knows; refuse a rate above 0 where it knows none."""
+    known = [name for name in DROPOUT_FIELDS if isinstance(getattr(config, name, None), (int, float))]
+    if dropout > 0 and not known:
+        raise JobFileError(
+            f"train.dropout is {dropout}, but {config.model_type} models have no dropout rates",
+            "set train.dropout to 0.0 (train.lora.dropout works for every model)",
+            "train.dropout",
+        )
+    for name in known:
+        setattr(config, name, dropout)
+
+
+def prepare_model(base: str, train: TrainSpec, dtype: torch.dtype) -> PreTrainedModel | nn.Module:
+    """Return the model to train: everything trainable for ``full``, adapters over a frozen base for ``lora``."""
+    model = load_base(base, dtype, train.dropout)
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if train.method == "full":
+        return model
+    if train.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return add_adapter(model, train)
+
+
+def add_adapter(model: PreTrainedModel, train: TrainSpec) -> nn.Module:
+    """Inject LoRA adapters (Hu et al. 2021, arXiv 2106.09685); adapter weights are fp32. Raises JobFileError for targets
+    that name no layer."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = train.lora
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        use_dora=lora.dora,
+        use_rslora=lora.rslora,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+        raise JobFileError(
+            f"train.lora.targets {targets!r} match no layer of the base",
+            f"use all-linear, or some of: {', '.join(linear)}",
+            "train.lora.targets",
+        ) from error
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """Return the transformers model inside an adapter wrapper, or the model itself."""
+    get_base_model = getattr(model, "get_base_model", None)
+    return get_base_model() if get_base_model is not None else model
+
+
+class TargetLoss(nn.Module):
+    """A causal language model whose forward returns the summed loss over target tokens.
+
+    Keeping the loss inside the module lets DeepSpeed's hooks see one forward call, whatever the ZeRO stage.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._keep_BT: Tensor | None = None
+        causal_lm(model).get_output_embeddings().register_forward_pre_hook(self._drop_prompt_states)
+
+    def _drop_prompt_states(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        return None if self._keep_BT is None else (inputs[0][self._keep_BT],)
+
+    def _target_logits(self, tokens_BT: Tensor, is_target_BT: Tensor) -> Tensor:
+        keep_BT = torch.zeros_like(is_target_BT)
+        keep_BT[:, :-1] = is_target_BT[:, 1:]
+        self._keep_BT = keep_BT
+        try:
+            return self.model(input_ids=tokens_BT, use_cache=False).logits
+        finally:
+            self._keep_BT = None
+
+    def forward(self, tokens_BT: Tensor, is_target_BT: Tensor, *, as_logits: bool = False) -> Tensor:
+        """Return the sum of -log p over target tokens, a fp32 scalar; 0 (with a graph) where there is none.
+
+        With ``as_logits`` return logits_NV that predict the target tokens, row by row.
+        """
+        logits_NV = self._target_logits(tokens_BT, is_target_BT)
+        if as_logits:
+            return logits_NV
+        labels_N = tokens_BT[:, 1:][is_target_BT[:, 1:]]
+        return nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+
+
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (name, parameter) of what is trained, in the model's order; tied parameters occur once."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter

@@ -1,0 +1,56 @@
+"""The last stage: a released run → MLflow, and a model version where the gate accepted.
+
+Metrics over steps, final scores and the report files go to the run that was opened for this job; the version carries the
+lineage (data, base, run). The run's result is written last, as what `hone train` prints.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from cluster.records import GateReport, Release, TrainResult
+from trainers.train import trained_weights
+
+if TYPE_CHECKING:
+    from cluster.pipeline import RunContext
+
+
+def run(ctx: RunContext) -> None:
+    """Log the run, register an accepted release, and leave ``runs/RUN/result.json``."""
+    trained, weights_dir = trained_weights(ctx)
+    gate = GateReport.model_validate(ctx.store.get_json("runs", ctx.run, "gate.json"))
+    release_dir = ctx.store.reading("runs", ctx.run, "release")
+    release = Release.model_validate_json((release_dir / "release.json").read_text())
+    ctx.registry.log_history(ctx.run, json.loads((weights_dir / "history.json").read_text()))
+    ctx.registry.log_metrics(ctx.run, flat_metrics(release))
+    ctx.registry.log_artifact(ctx.run, release_dir / "README.md")
+    ctx.registry.log_artifact(ctx.run, release_dir / "release.json")
+    version = None
+    if gate.decision == "accept":
+        lineage = {"data_hash": release.data_hash, "base": release.base, "base_hash": release.base_hash}
+        version = ctx.registry.register(ctx.job.name, str(release_dir), ctx.run, lineage)
+    result = TrainResult(
+        run=ctx.run,
+        release=str(release_dir),
+        version=version,
+        steps=trained.steps,
+        examples=trained.examples,
+        metrics=release.metrics,
+        intervals=release.intervals,
+        throughput=trained.throughput,
+        gate=gate,
+    )
+    ctx.store.put_json(result.model_dump(mode="json"), "runs", ctx.run, "result.json")
+
+
+def flat_metrics(release: Release) -> dict[str, float]:
+    """Return final scores under names as ``test.accuracy`` or, for named tests, ``test.NAME.accuracy``."""
+    flat: dict[str, float] = {}
+    for role, scores in release.metrics.items():
+        for name, value in scores.items():
+            if isinstance(value, dict):
+                flat |= {f"{role}.{name}.{metric}": number for metric, number in value.items()}
+            else:
+                flat[f"{role}.{name}"] = value
+    return flat

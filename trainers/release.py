@@ -1,0 +1,93 @@
+"""A checked model directory, its scores and its gate → a release: servable, self-describing, with a model card.
+
+A release is written whenever training finished, accepted or not; only an accepted one becomes a version. ``release.json``
+holds what a server or an auditor needs (job, hashes, versions, scores), README.md says the same to people.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.records import GateReport, Interval, Metrics, Release
+from cluster.store import content_hash
+from trainers.card import model_card
+from trainers.evaluation import Scored, read_scored
+from trainers.prepared import open_prepared
+from trainers.train import trained_weights
+
+if TYPE_CHECKING:
+    from cluster.pipeline import RunContext
+
+LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray", "datasets", "tokenizers")
+
+
+def run(ctx: RunContext) -> None:
+    """Commit ``runs/RUN/release`` and drop the exported model that it was made from."""
+    model = ctx.store.reading("runs", ctx.run, "model")
+    gate = GateReport.model_validate(ctx.store.get_json("runs", ctx.run, "gate.json"))
+    record = describe(ctx, json.loads((model / "reload.json").read_text())["max_abs_logit_difference"])
+    with ctx.store.writing("runs", ctx.run, "release") as directory:
+        for file in sorted(path for path in model.rglob("*") if path.is_file()):
+            if file.name not in ("manifest.json", "reload.json"):
+                _link(file, directory / file.relative_to(model))
+        (directory / "release.json").write_text(record.model_dump_json(indent=2))
+        card = model_card(record, ctx.check(), gate, open_prepared(Path(ctx.prepared_path())).template)
+        (directory / "README.md").write_text(card, encoding="utf-8")
+    ctx.store.remove("runs", ctx.run, "model")
+
+
+def describe(ctx: RunContext, reload_difference: float) -> Release:
+    """Return what release.json says."""
+    metrics, intervals = reported_scores(ctx)
+    base = Path(ctx.job.base)
+    return Release(
+        name=ctx.job.name,
+        run=ctx.run,
+        method=ctx.job.train.method,
+        base=ctx.job.base,
+        base_hash=content_hash(base) if base.is_dir() else "",
+        data_hash=ctx.data()["data_hash"],
+        job=ctx.job.model_dump(mode="json"),
+        versions={name: version(name) for name in LIBRARIES},
+        metrics=metrics,
+        intervals=intervals,
+        reload_max_abs_diff=reload_difference,
+    )
+
+
+def reported_scores(ctx: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return metrics and intervals in the shape of the contract: by split and role, by name only for named tests."""
+    scored = read_scored(ctx)
+    trained, _ = trained_weights(ctx)
+    metrics: dict[str, Metrics | dict[str, Metrics]] = {
+        "validation": trained.validation,
+        "test": _by_name(scored.of("tuned")),
+        "base": _by_name(scored.of("base")),
+    }
+    for role in ("base_few_shot", "champion"):
+        if scored.of(role):
+            metrics[role] = _by_name(scored.of(role))
+    return metrics, _spans(scored)
+
+
+def _spans(scored: Scored) -> dict[str, dict[str, Interval] | dict[str, dict[str, Interval]]]:
+    return {("test" if role == "tuned" else role): _by_name(tests) for role, tests in scored.intervals.items()}
+
+
+def _by_name(tests: dict[str, Any]) -> Any:
+    """A single unnamed test stands for itself, several stand under their names."""
+    return tests["test"] if list(tests) == ["test"] else tests
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name where the file system can, a copy where it cannot."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

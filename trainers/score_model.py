@@ -1,0 +1,81 @@
+"""`hone evaluate`: any release or base model on any rows → its scores, in this process.
+
+The rows are read and grouped as in training, the metrics chosen by the task that the rows show. Nothing is compared and
+nothing is gated: that is the pipeline's work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cluster.errors import DataError, UsageError
+from cluster.records import EvalReport
+from cluster.registry import Registry
+from cluster.spec import DataSpec
+from cluster.store import Store
+from trainers.evaluation import BOOTSTRAP_SEED, write_predictions
+from trainers.inference import Inference, predict
+from trainers.metrics import AUC_MAX_LABELS, Task, choose_metrics
+from trainers.scoring import intervals, score
+from trainers.sources import SourceProblems, read_rows
+from trainers.splits import evaluation_examples
+
+if TYPE_CHECKING:
+    from cluster.progress import Progress
+    from cluster.session import Settings
+
+
+def evaluate_model(
+    model: str,
+    data: Sequence[str],
+    settings: Settings,
+    progress: Progress,
+    *,
+    columns: dict[str, str],
+    metrics: Literal["auto"] | list[str],
+    max_new_tokens: int,
+) -> EvalReport:
+    """Score one release or base on any rows, here, and keep its predictions under ``HONE_HOME/evaluations``.
+
+    ``model`` is NAME@N, NAME@champion, a directory, or base:PATH. Raises UsageError for a model that is not there and
+    DataError for rows without answers.
+    """
+    spec = DataSpec.model_validate({"train": list(data), "columns": columns})
+    problems = SourceProblems()
+    rows = [row for row in read_rows(spec.train, spec, source="data", problems=problems) if row.completion]
+    if not rows:
+        raise DataError(f"no row of {', '.join(data)} has an answer to score against", "check --columns")
+    examples = evaluation_examples(rows)
+    labels = sorted({row.label for row in rows if row.label is not None})
+    task: Task = "classification" if labels else "generation" if rows[0].prompt else "text"
+    path = _resolve(model, Registry(settings))
+    progress.say(f"evaluate: {path} on {len(examples):,} examples")
+    predictions = predict(
+        Inference(path, examples, None, labels, 2 <= len(labels) <= AUC_MAX_LABELS, max_new_tokens=max_new_tokens)
+    )
+    names = choose_metrics(task, metrics, len(labels))
+    store = Store(settings.home)
+    key = hashlib.sha256("\0".join([path, *data, str(max_new_tokens)]).encode()).hexdigest()[:16]
+    with store.writing("evaluations", key) as directory:
+        write_predictions(directory / "predictions.parquet", examples, predictions)
+    return EvalReport(
+        model=path,
+        split="data",
+        rows=len(examples),
+        metrics=score(predictions, names),
+        intervals=intervals(predictions, names, BOOTSTRAP_SEED),
+        predictions=store.path("evaluations", key, "predictions.parquet"),
+    )
+
+
+def _resolve(model: str, registry: Registry) -> str:
+    if model.startswith("base:"):
+        return model.removeprefix("base:")
+    if "@" in model:
+        return str(registry.release_of(model))
+    if Path(model).is_dir():
+        return str(Path(model).resolve())
+    raise UsageError(f"{model} is no release here", "give NAME@N, NAME@champion, a directory, or base:PATH")

@@ -1,0 +1,266 @@
+"""What a job names as its data (files, globs, URLs, hub ids) → rows of messages, one at a time.
+
+The kind of a file follows from its name: `.jsonl`, `.ndjson` and `.json` (lines, or one array), `.csv` and `.tsv`, each
+also with `.gz`, and `.parquet`. Anything fsspec can open is read without a local copy. A hub data set is written
+``OWNER/NAME``, with a choice behind it where needed: ``OWNER/NAME?config=en&split=test&revision=v2`` (split: train
+unless told); it is streamed, and code that comes with it is never run. Nothing here waits for ever: connections time
+out.
+
+The format is inferred from the first records of every file. Rows that cannot be read are recorded and skipped; a file
+of which no row can be read is an error. Left out: splits, mixing weights, and everything that needs all rows at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import itertools
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import parse_qsl, urlsplit
+
+from cluster.errors import DataError
+from trainers.formats import FormatChoice, Layout, infer_format
+from trainers.readers import Numbered, Record, delimited, json_array, json_lines, named_classes, parquet
+from trainers.rows import Row, RowMaker, SourceProblem, SourceProblems
+
+__all__ = ["Row", "SourceProblem", "SourceProblems", "is_hub_id", "read_rows", "source_files"]
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+DELIMITED_SUFFIXES = (".csv", ".tsv")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+KNOWN_SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, *PARQUET_SUFFIXES)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(\?(config|split|revision)=[^&]+(&\w+=[^&]+)*)?")
+HEAD_RECORDS = 32
+CONNECT_TIMEOUT_S = 20.0
+READ_TIMEOUT_S = 60.0
+
+
+def read_rows(
+    paths: Sequence[str], data: Layout, source: str = "train", problems: SourceProblems | None = None
+) -> Iterator[Row]:
+    """Yield the rows of all files in order; ``source`` is the name the rows carry.
+
+    What is wrong with single rows, and the format chosen for each file, goes into ``problems``. Raises DataError with
+    file:line where a file cannot be read at all or holds something that no row can be made of.
+    """
+    problems = SourceProblems() if problems is None else problems
+    for path in source_files(paths):
+        yield from _rows(path, data, source, problems)
+
+
+def source_files(paths: Sequence[str]) -> list[str]:
+    """Return the single files and hub ids that the names stand for: globs in sorted order, every file once.
+
+    Raises DataError where nothing is there, or a directory is.
+    """
+    return list(dict.fromkeys(itertools.chain.from_iterable(map(_expanded, paths))))
+
+
+def is_hub_id(path: str) -> bool:
+    """Say whether the name is a hub data set's: ``OWNER/NAME``, not a file's and not there as one."""
+    return bool(HUB_ID.fullmatch(path)) and _suffix(path) not in KNOWN_SUFFIXES and not Path(path).exists()
+
+
+def _expanded(path: str) -> list[str]:
+    if is_hub_id(path):
+        return [path]
+    if "://" in path:
+        return _remote_files(path)
+    local = Path(path).expanduser()
+    if local.is_dir():
+        inside = sorted({_suffix(file.name) for file in local.iterdir()} & set(KNOWN_SUFFIXES))
+        hint = f"{local}/*{inside[0] if inside else '.jsonl'}"
+        raise DataError("this is a directory, not a file", f"Name its files, for example {hint}", path)
+    if local.is_file():
+        return [str(local)]
+    if local.exists():
+        raise DataError("this is no regular file", "Write the data to a file first.", path)
+    # Path.glob wants a relative pattern, and the pattern may be absolute.
+    found = sorted(file for file in glob.glob(str(local), recursive=True) if Path(file).is_file())  # noqa: PTH207
+    if found:
+        return found
+    if glob.has_magic(path):
+        raise DataError("no file matches", "Check the pattern and the directory it is relative to.", path)
+    raise DataError(
+        "there is no such file",
+        "Check the path; a data set of the hub is written OWNER/NAME or OWNER/NAME?split=..",
+        path,
+    )
+
+
+def _remote_files(url: str) -> list[str]:
+    scheme, rest = url.split("://", 1)
+    if scheme in ("http", "https") or not glob.has_magic(rest):
+        return [url]
+    system, inner = _file_system(url)
+    with _naming(url):
+        found = sorted(cast("list[str]", system.glob(inner)))
+    if not found:
+        raise DataError("no file matches", "Check the pattern.", shown_name(url))
+    return [cast("str", system.unstrip_protocol(file)) for file in found]
+
+
+def shown_name(path: str) -> str:
+    """Return the name that may be printed: a URL without its password and query, which may hold a token."""
+    if "://" not in path:
+        return path
+    return re.sub(r"://[^/@]*@", "://", path).split("?")[0]
+
+
+def _rows(path: str, data: Layout, source: str, problems: SourceProblems) -> Iterator[Row]:
+    name = shown_name(path)
+    records = _records(path)
+    head = list(itertools.islice(records, HEAD_RECORDS))
+    if not head:
+        raise DataError("there are no rows in it", "Check that the right file is named.", name)
+    choice = _choice([record for _, record in head], data, name)
+    problems.formats[name] = choice
+    maker = RowMaker(data, choice, source, problems)
+    first_problem, num_records, num_rows = len(problems), 0, 0
+    for number, record in itertools.chain(head, records):
+        num_records += 1
+        row = maker.row(record, f"{name}:{number}")
+        if row is not None:
+            num_rows += 1
+            yield row
+    if not num_rows:
+        problem = problems[first_problem]
+        raise DataError(
+            f"none of the {num_records} rows can be read as {choice.format}: {problem.detail}",
+            "Columns must hold text (messages: a list of turns); flatten nested ones, or set data.format or columns.",
+            problem.where,
+        )
+
+
+def _choice(head: Sequence[Record], data: Layout, name: str) -> FormatChoice:
+    """Return the format of the first record that has one: a single odd line must not decide for its file."""
+    refusals: list[DataError] = []
+    for record in head:
+        try:
+            return infer_format(record.keys(), data, name)
+        except DataError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _records(path: str) -> Iterator[Numbered]:
+    """Yield the records of one file or hub data set; whatever fails on the way names the source."""
+    if is_hub_id(path):
+        yield from _hub_records(path)
+        return
+    suffix = _suffix(path)
+    if suffix not in KNOWN_SUFFIXES or (suffix in PARQUET_SUFFIXES and _is_gzip(path)):
+        raise DataError(
+            f"the kind of this file is unknown (its name ends with {suffix or 'no suffix'!r})",
+            f"Use {', '.join(KNOWN_SUFFIXES)}; all but Parquet may also be packed as .gz.",
+            shown_name(path),
+        )
+    with _naming(path), ExitStack() as stack:
+        file = _opened(path, stack)
+        if suffix in PARQUET_SUFFIXES and not file.seekable():
+            file = _spooled(file, stack)
+        yield from _reader(suffix, file)(file, shown_name(path))
+
+
+def _reader(suffix: str, file: BinaryIO) -> Callable[[BinaryIO, str], Iterator[Numbered]]:
+    if suffix in PARQUET_SUFFIXES:
+        return parquet
+    if suffix in DELIMITED_SUFFIXES:
+        return delimited if suffix == ".csv" else lambda file, name: delimited(file, name, "\t")
+    head = cast("io.BufferedReader", file).peek(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return json_array if head.startswith(b"[") else json_lines
+
+
+def _opened(path: str, stack: ExitStack) -> BinaryIO:
+    system, inner = _file_system(path) if "://" in path else (None, path)
+    raw: Any = stack.enter_context(Path(path).open("rb") if system is None else system.open(inner, "rb"))
+    if _is_gzip(path):
+        raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
+    if _suffix(path) in PARQUET_SUFFIXES:
+        return cast("BinaryIO", raw)
+    return cast("BinaryIO", raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, 2**20))
+
+
+def _spooled(file: BinaryIO, stack: ExitStack) -> BinaryIO:
+    """Return a local copy of a stream that cannot jump, which Parquet needs."""
+    copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+    shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    return cast("BinaryIO", copy)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path inside."""
+    from fsspec.core import url_to_fs
+
+    with _naming(url):
+        return url_to_fs(url, **_connection_options(urlsplit(url).scheme))
+
+
+def _connection_options(scheme: str) -> dict[str, object]:
+    if scheme in ("http", "https"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=READ_TIMEOUT_S)
+        return {"client_kwargs": {"timeout": timeout}}
+    if scheme in ("s3", "s3a"):
+        return {"config_kwargs": {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}}
+    return {}
+
+
+def _hub_records(path: str) -> Iterator[Numbered]:
+    from datasets import ClassLabel, load_dataset
+
+    name, _, query = path.partition("?")
+    chosen = dict(parse_qsl(query))
+    unknown = chosen.keys() - {"config", "split", "revision"}
+    if unknown:
+        raise DataError(f"{unknown.pop()!r} is no choice of a hub data set", "Use config, split or revision.", path)
+    with _naming(path, "Check the name, the split and the network; or download the files and name them."):
+        rows = load_dataset(
+            name,
+            chosen.get("config"),
+            split=chosen.get("split", "train"),
+            revision=chosen.get("revision"),
+            streaming=True,
+        )
+        classes = {k: list(f.names) for k, f in (rows.features or {}).items() if isinstance(f, ClassLabel)}
+        for number, record in enumerate(rows, start=1):
+            yield number, named_classes(cast("Record", record), classes)
+
+
+@contextmanager
+def _naming(path: str, remedy: str = "Check the address, the network and your rights to read it.") -> Iterator[None]:
+    """Turn whatever a library raises inside into a DataError that names the source."""
+    name = shown_name(path)
+    try:
+        yield
+    except DataError:
+        raise
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"the packed file is damaged: {error}", "Copy or pack it anew.", name) from error
+    except ImportError as error:
+        raise DataError(f"this kind of address needs a package: {error}", "Install it.", name) from error
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(f"it cannot be read: {type(error).__name__}: {said}", remedy, name) from error
+
+
+def _is_gzip(path: str) -> bool:
+    return _bare(path).endswith(".gz")
+
+
+def _suffix(path: str) -> str:
+    return Path(_bare(path).removesuffix(".gz")).suffix
+
+
+def _bare(path: str) -> str:
+    return shown_name(path).partition("?")[0].lower() if "://" in path else path.lower()

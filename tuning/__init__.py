@@ -1,0 +1,1 @@
+"""Many trainings become one candidate."""
