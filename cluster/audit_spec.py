@@ -38,7 +38,9 @@ class AuditSpec(Block):
     )
     rare_rows: int = Field(default=10, ge=1, description="Classes with fewer rows than this are rare, at least 1.")
     outlier_factor: float = Field(
-        default=3.0, gt=0, description="Interquartile ranges above the upper quartile of lengths (outlier), above 0."
+        default=3.0,
+        gt=0,
+        description="Interquartile ranges (of the lengths' logarithm) above the upper quartile: an outlier; above 0.",
     )
     suspect_neighbours: int = Field(
         default=10, ge=2, description="Nearest rows whose labels a label is compared with, at least 2."

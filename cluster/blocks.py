@@ -31,9 +31,8 @@ def _as_list(value: object) -> object:
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Word = Annotated[str, Field(pattern=WORD_PATTERN)]
-Sources = Annotated[
-    list[Text], Field(min_length=1), BeforeValidator(_as_list, json_schema_input_type=Text | list[Text])
-]
+SourceList = Annotated[list[Text], Field(min_length=1)]
+Sources = Annotated[SourceList, BeforeValidator(_as_list, json_schema_input_type=Text | SourceList)]
 """Files, globs, URLs or hub ids: one as text or several as a list; always a list once parsed."""
 
 

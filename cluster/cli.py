@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,7 +159,7 @@ def _train_job(job_file: Path, arguments: argparse.Namespace, settings: Settings
     from cluster.tables import result_lines
 
     job = load_job(job_file, arguments.set)
-    result = pipeline.train(job, settings, progress, datetime.now())
+    result = pipeline.train(job, settings, progress, datetime.now(UTC))
     registry = pipeline.Registry(settings)
     _emit(result, result_lines(result, registry.ui_command()), as_json=arguments.json)
     return 0 if result.gate.decision == "accept" else EXIT_GATE
@@ -183,12 +183,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from cluster.runs import list_runs
+    from cluster.runs import list_runs, read_status
     from cluster.store import Store
     from cluster.tables import run_lines
 
-    settings = _settings()
-    runs = list_runs(Store(settings.home))
+    store = Store(_settings().home)
+    runs = [read_status(store, run) for run in list_runs(store)]
     for line in run_lines(runs):
         print(line)
     if arguments.json:
@@ -197,12 +197,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from cluster.runs import find_run, reconciled_status
+    from cluster.runs import find_run, read_status
     from cluster.store import Store
     from cluster.tables import status_lines
 
     store = Store(_settings().home)
-    status = reconciled_status(store, find_run(store, arguments.run))
+    status = read_status(store, find_run(store, arguments.run))
     _emit(status, status_lines(status), as_json=arguments.json)
     return 0
 

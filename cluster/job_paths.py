@@ -43,8 +43,9 @@ def with_absolute_paths(spec: JobSpec, directory: Path) -> JobSpec:
 
 
 def _absolute(path: str, directory: Path) -> str:
-    # Lexically, so that a symbolic link keeps the name the user gave it.
-    return os.path.normpath(directory / Path(path).expanduser())
+    # Lexically, so that a symbolic link keeps the name the user gave it. An unknown ~user stays a plain name, where
+    # Path.expanduser raises.
+    return os.path.normpath(directory / os.path.expanduser(path))  # noqa: PTH111
 
 
 def _is_there(path: str, directory: Path) -> bool:

@@ -47,6 +47,15 @@ for _kind, _pattern, _first in CORE_SCALARS:
         _class.add_implicit_resolver(TAG + _kind, _pattern, [character.strip("\0") for character in _first])
 
 
+def _written_text(dumper: CoreDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML folds Unicode's line separators inside single quotes and so loses them; in double quotes it escapes them.
+    escaped = any(separator in text for separator in "\x85\u2028\u2029")
+    return dumper.represent_scalar(f"{TAG}str", text, style='"' if escaped else None)
+
+
+CoreDumper.add_representer(str, _written_text)
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """A parsed document and, for each key and list item in it, where it was written."""

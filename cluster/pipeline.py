@@ -19,7 +19,7 @@ from cluster.errors import HoneError
 from cluster.jobfile import dump_job
 from cluster.records import CheckReport, Plan, RunState, RunStatus, TrainResult
 from cluster.registry import Registry, RunOutcome
-from cluster.runs import claim_run, new_run_id, read_status, write_status
+from cluster.runs import RUNS, claim_run, new_run_id, read_status, write_status
 from cluster.session import ray_session
 from cluster.store import Store
 
@@ -63,7 +63,7 @@ class RunContext:
 
     def data(self) -> dict[str, Any]:
         """Return what the data stage left: the check report, the prepared set's key and the data's hash."""
-        return self.store.get_json("runs", self.run, "data.json")
+        return self.store.get_json(RUNS, self.run, "data.json")
 
     def check(self) -> CheckReport:
         """Return the audit, split sizes and plan of this run."""
@@ -100,12 +100,13 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
     run = new_run_id(job.name, now, os.urandom(2))
     ctx = RunContext(run, job, settings, store, Registry(settings), progress)
     entry("trainers.prepare:refuse_early")(job)
-    store.put_text(dump_job(job), "runs", run, "job.yaml")
+    store.put_text(dump_job(job), RUNS, run, "job.yaml")
     claim_run(store, run)
+    write_status(store, RunStatus(run=run, stage=TRAINING[0].name, state="running"))
     progress.say(f"run {run}")
     with _accounted(ctx):
         run_stages(ctx, TRAINING)
-    return TrainResult.model_validate(store.get_json("runs", run, "result.json"))
+    return TrainResult.model_validate(store.get_json(RUNS, run, "result.json"))
 
 
 def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
@@ -115,7 +116,7 @@ def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
     with ExitStack() as while_needed:
         up = False
         for place, stage in enumerate(stages):
-            if ctx.store.exists("runs", ctx.run, stage.leaves):
+            if stage.leaves in ctx.store.list(RUNS, ctx.run):
                 continue
             write_status(ctx.store, RunStatus(run=ctx.run, stage=stage.name, state="running"))
             if stage.on_ray and not up:
@@ -145,6 +146,6 @@ def _accounted(ctx: RunContext) -> Iterator[None]:
         why = f"{type(error).__name__}: {error}"
         raise
     finally:
-        last = read_status(ctx.store, ctx.run) or RunStatus(run=ctx.run, stage="data", state=state)
+        last = read_status(ctx.store, ctx.run)
         write_status(ctx.store, last.model_copy(update={"state": state, "why": why, "eta_s": None}))
         ctx.registry.end_run(ctx.run, outcome)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.audit_spec import AuditSpec
-from cluster.blocks import WORD_PATTERN, Block, Name, Sources, Text, Word, did_you_mean, refusal
+from cluster.blocks import WORD_PATTERN, Block, Name, SourceList, Sources, Text, Word, did_you_mean, refusal
 from cluster.serve_spec import ServeSpec
 from cluster.sweep_spec import SweepSpec, refuse_impossible_space
 from cluster.train_spec import EarlyStopping, LoraSpec, TrainSpec
@@ -64,7 +64,7 @@ OptionalSources = Annotated[
 ]
 TestSets = Annotated[
     dict[str, Sources],
-    BeforeValidator(_as_named_tests, json_schema_input_type=Text | list[Text] | dict[str, Text | list[Text]] | None),
+    BeforeValidator(_as_named_tests, json_schema_input_type=Text | SourceList | dict[str, Text | SourceList] | None),
 ]
 
 
@@ -209,6 +209,9 @@ class EvaluateSpec(Block):
     )
     base: bool = Field(default=True, description="Score the untuned base as well.")
     few_shot: int = Field(default=0, ge=0, description="Examples in the prompt when the base is scored again; 0: not.")
+    max_examples: int | None = Field(
+        default=None, ge=1, description="Held-out examples scored per test set, chosen by data.split.seed; null: all."
+    )
     max_new_tokens: int = Field(default=64, ge=1, description="Longest generated answer in tokens, at least 1.")
     slices: list[Text] = Field(default_factory=list, description="Columns whose values are also scored apart.")
     batch_size: int = Field(default=16, ge=1, description="Prompts generated together on one worker, at least 1.")
@@ -226,7 +229,7 @@ class JobSpec(Block):
 
     name: Name = Field(description="The job's and the model's name: lower-case letters, digits, hyphens, at most 63.")
     base: Text = Field(description="The model to tune: a directory or a hub id.")
-    data: Annotated[DataSpec, BeforeValidator(_as_data_block, json_schema_input_type=Text | list[Text] | DataSpec)] = (
+    data: Annotated[DataSpec, BeforeValidator(_as_data_block, json_schema_input_type=Text | SourceList | DataSpec)] = (
         Field(description="A source, a list of sources, or a block of keys.")
     )
     train: TrainSpec = Field(default_factory=TrainSpec, description="How the base model is trained.")

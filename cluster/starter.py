@@ -44,7 +44,7 @@ train:
   # schedule: cosine  # cosine, linear or constant
   # warmup: 0.05  # share of the steps
   # max_length: 1024  # tokens; when left out, no more than the base can read
-  # lora: {{rank: 16, alpha: 32.0, dropout: 0.05, targets: all-linear, dora: false, rslora: false}}
+  # lora: {{rank: 16, alpha: 32, dropout: 0.05, targets: all-linear, dora: false, rslora: false}}
   # dropout: 0.0  # the model's own
   # weight_decay: 0.0
   # max_grad_norm: 1.0
@@ -68,6 +68,7 @@ train:
 #   metrics: auto  # or a list, as [accuracy, macro_f1]
 #   base: true  # score the untuned base too
 #   few_shot: 0  # also score the base with this many examples in its prompt
+#   max_examples: null  # score at most this many held-out examples
 #   max_new_tokens: 64
 #   slices: []  # columns whose values are scored apart
 

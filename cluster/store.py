@@ -28,7 +28,9 @@ from fsspec.implementations.local import LocalFileSystem  # pyright: ignore[repo
 
 from cluster.durable import discard, full_disk_named, replace_file, storage_errors, sync, sync_tree
 from cluster.errors import StoreError
-from cluster.manifest import MANIFEST_NAME, Manifest, contained
+from cluster.manifest import MANIFEST_NAME, Manifest, contained, content_hash
+
+__all__ = ["Store", "content_hash"]
 
 ASIDE = ".aside"
 
@@ -44,8 +46,9 @@ class Store:
     def __init__(self, root: str, cache: Path | None = None) -> None:
         try:
             fs, base = fsspec.core.url_to_fs(str(root), use_listings_cache=False)
-        except (ValueError, ImportError) as error:
-            raise StoreError(f"no storage is known for {root}: {error}", "For s3:// install hone[s3].") from error
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StoreError(f"no storage opens for {root}: {reason}", "For s3:// install hone[s3].") from error
         self._fs: Any = fs
         self.is_local = isinstance(fs, LocalFileSystem)
         self._base = str(base).rstrip("/")
@@ -110,9 +113,11 @@ class Store:
 
     def is_committed(self, *parts: str) -> bool:
         """Return whether the artifact ``parts`` is there as a whole."""
-        where = self.path(*parts, MANIFEST_NAME)
-        with storage_errors(where):
-            return Path(where).is_file() if self.is_local else bool(self._fs.isfile(self._key((*parts, MANIFEST_NAME))))
+        return self._is_file((*parts, MANIFEST_NAME))
+
+    def exists(self, *parts: str) -> bool:
+        """Return whether ``parts`` are there as a whole: a document, or an artifact with its manifest."""
+        return self._is_file(parts) or self.is_committed(*parts)
 
     def list(self, *parts: str) -> list[str]:
         """Return the sorted names directly below ``parts`` that do not begin with a dot; none where nothing is."""
@@ -152,7 +157,7 @@ class Store:
             if self.is_local:
                 replace_file(Path(where), text.encode())
             else:
-                self._fs.pipe_file(self._key(parts), text.encode())
+                self._put_bytes(self._key(parts), text.encode())
 
     def get_text(self, *parts: str) -> str:
         """Return the UTF-8 text ``parts``; raises StoreError where it is missing."""
@@ -164,6 +169,11 @@ class Store:
                 raise StoreError(f"there is no {where}", "Check the name.") from error
             except UnicodeDecodeError as error:
                 raise StoreError(f"{where} is damaged: it is not UTF-8 text", "Remove the file.") from error
+
+    def _is_file(self, parts: tuple[str, ...]) -> bool:
+        where = self.path(*parts)
+        with storage_errors(where):
+            return Path(where).is_file() if self.is_local else bool(self._fs.isfile(self._key(parts)))
 
     def _key(self, parts: tuple[str, ...]) -> str:
         """Return the name that the remote file system knows ``parts`` by."""
@@ -195,28 +205,37 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             fresh.replace(target)
-        except OSError:
+        except OSError as error:
             if (target / MANIFEST_NAME).is_file():
                 return
             if not os.path.lexists(target):
                 raise
-            discard(target, self._aside)
-            fresh.replace(target)
+            raise _in_the_way(str(target)) from error
         sync(target.parent)
 
     def _commit_remote(self, fresh: Path, key: str) -> None:
         manifest = Manifest.of(fresh)
         if self._fs.isfile(f"{key}/{MANIFEST_NAME}"):
             return
+        leftovers = self._fs.find(key)
+        if any(str(name).endswith(f"/{MANIFEST_NAME}") for name in leftovers):
+            raise _in_the_way(key)
         self._remove_remote(key)
         try:
             names = list(manifest.files)
             self._fs.put([str(fresh / name) for name in names], [f"{key}/{name}" for name in names])
-            self._fs.pipe_file(f"{key}/{MANIFEST_NAME}", manifest.as_bytes())
+            self._put_bytes(f"{key}/{MANIFEST_NAME}", manifest.as_bytes())
         except BaseException:
             with suppress(Exception):
                 self._remove_remote(key)
             raise
+
+    def _put_bytes(self, key: str, content: bytes) -> None:
+        try:
+            self._fs.pipe_file(key, content)
+        except FileNotFoundError:  # object stores need no directories, and may take one for a bucket; the others do
+            self._fs.makedirs(key.rsplit("/", 1)[0], exist_ok=True)
+            self._fs.pipe_file(key, content)
 
     def _remove_remote(self, key: str) -> None:
         """Remove the manifest first, so that the rest is never taken for an artifact on its way out."""
@@ -235,3 +254,7 @@ class Store:
             kept.parent.mkdir(parents=True, exist_ok=True)
             if not kept.is_dir():
                 fresh.replace(kept)
+
+
+def _in_the_way(where: str) -> StoreError:
+    return StoreError(f"{where} holds something that is no artifact", "Remove it or move it away first.")

@@ -24,8 +24,8 @@ class LoraSpec(Block):
     """The low-rank adapter (Hu et al. 2021, arXiv 2106.09685); used by the methods lora and qlora."""
 
     rank: int = Field(default=16, ge=1, le=4096, description="Rank of the adapter matrices, 1 to 4096.")
-    alpha: float = Field(
-        default=32.0, gt=0, description="Scale: the adapter counts alpha/rank (alpha/√rank with rslora); above 0."
+    alpha: int = Field(
+        default=32, ge=1, description="Scale: the adapter counts alpha/rank (alpha/√rank with rslora); at least 1."
     )
     dropout: float = Field(
         default=0.05, ge=0, lt=1, description="Share of the adapter's inputs dropped in training, 0 to below 1."

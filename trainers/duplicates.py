@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from trainers.formats import Row
+    from trainers.rows import Row
 
 IntArray = NDArray[np.int64]
 SHINGLE_CHARS = 5
@@ -129,7 +129,7 @@ def near_duplicate_pairs(
     hashes = text_hashes(folded(text) for text in texts)
     first, copies = _first_occurrences(hashes)
     distinct = np.flatnonzero(first == np.arange(len(first)))
-    i, j, jaccard = _distinct_pairs([texts[row] for row in distinct], threshold, num_hashes, seed)
+    i, j, jaccard = _distinct_pairs([texts[row] for row in distinct.tolist()], threshold, num_hashes, seed)
     return NearPairs(
         np.concatenate([first[copies], distinct[i]]),
         np.concatenate([copies, distinct[j]]),

@@ -22,7 +22,8 @@ PROFILES = {
     "French": "le les des et est une dans pour pas avec sur vous nous sont qui cette aux être avoir mais ou où je il "
     "elle ils votre notre leur du au ce ces mon ma comment pourquoi très plus",
     "Spanish": "el los las y es una con para por del está son como pero más muy este esta qué cómo dónde puede tiene "
-    "también cuando sobre hay ser yo mi usted nosotros sus porque donde",
+    "también cuando sobre hay ser yo mi usted nosotros sus porque donde "
+    "cuándo quién hola gracias necesito quiero del mis ha he",
     "Portuguese": "os uma não com são você mais muito isso este foi pelo pela também quando ao dos das na nos nas ou "
     "meu minha seu sua tem está até onde porque você vocês é",
     "Italian": "il gli di che è non una per sono della delle dei degli nella nel questo questa come anche più ma con "

@@ -35,6 +35,10 @@ class Hooks(Protocol):
         """The validation split was scored."""
         ...
 
+    def wants_stop(self) -> bool:
+        """Whether this rank asks the run to end after the current step, keeping what it has."""
+        ...
+
 
 @dataclass
 class _Best:
@@ -53,14 +57,14 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights:
     best = _Best()
     done: list[StepRecord] = []
     stopped_early = False
-    for record in worker.steps():
+    for record in worker.steps(hooks.wants_stop):
         done.append(record)
         hooks.on_step(record)
-        last = record.step == record.steps
+        last = record.stop or record.step == record.steps
         if inputs.validation_tokens is not None and (last or record.step % every == 0):
             _evaluate(worker, record.step, best, hooks)
-            patience = inputs.train.early_stopping.patience if inputs.train.early_stopping else inf
-            stopped_early = best.misses >= patience and not last
+        patience = inputs.train.early_stopping.patience if inputs.train.early_stopping else inf
+        stopped_early = record.step < record.steps and (record.stop or best.misses >= patience)
         if stopped_early:
             break
     if inputs.validation_tokens is None:

@@ -15,7 +15,7 @@ LABELS = """\
 A label is predicted by generating its text. Text and labels are compared after stripping, case folding and collapsing
 white space; labels that differ in nothing else must be spelled exactly. A text that is no label is wrong in its own
 way: it misses the gold label and is no other label's false positive. So `micro_f1` equals `accuracy` when every
-prediction is a label, and is at least that otherwise. `macro_f1` averages over the labels that occur in the gold labels.
+prediction is a label, and is at least that otherwise. `macro_f1` averages over the labels that occur in gold.
 `auc_roc` takes the probabilities of all labels given the prompt, normalised over the labels, and averages over the
 labels that have both positives and negatives."""
 

@@ -1,10 +1,10 @@
 """What a job names as its data (files, globs, URLs, hub ids) → rows of messages, one at a time.
 
 The kind of a file follows from its name: `.jsonl`, `.ndjson` and `.json` (lines, or one array), `.csv` and `.tsv`, each
-also with `.gz`, and `.parquet`. Anything fsspec can open is read without a local copy. A hub data set is written
-``OWNER/NAME``, with a choice behind it where needed: ``OWNER/NAME?config=en&split=test&revision=v2`` (split: train
-unless told); it is streamed, and code that comes with it is never run. Nothing here waits for ever: connections time
-out.
+packed with gzip, bzip2 or xz as well, and `.parquet`. Anything fsspec can open is read without a local copy. A hub data
+set is ``OWNER/NAME``, with more behind it where needed: ``OWNER/NAME@REVISION:CONFIG/SPLIT`` or ``OWNER/NAME:SPLIT``
+(train unless told); it is streamed, and code that comes with it is never run. Nothing here waits for ever: connections
+time out.
 
 The format is inferred from the first records of every file. Rows that cannot be read are recorded and skipped; a file
 of which no row can be read is an error. Left out: splits, mixing weights, and everything that needs all rows at once.
@@ -12,19 +12,21 @@ of which no row can be read is an error. Left out: splits, mixing weights, and e
 
 from __future__ import annotations
 
+import bz2
 import glob
 import gzip
 import io
 import itertools
+import lzma
 import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from cluster.errors import DataError
 from trainers.formats import FormatChoice, Layout, infer_format
@@ -37,7 +39,10 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 DELIMITED_SUFFIXES = (".csv", ".tsv")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 KNOWN_SUFFIXES = (*JSON_SUFFIXES, *DELIMITED_SUFFIXES, *PARQUET_SUFFIXES)
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(\?(config|split|revision)=[^&]+(&\w+=[^&]+)*)?")
+PACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+HUB_ID = re.compile(
+    r"(?P<name>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?(:((?P<config>[\w.-]+)/)?(?P<split>[\w.-]+))?"
+)
 HEAD_RECORDS = 32
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
@@ -65,7 +70,7 @@ def source_files(paths: Sequence[str]) -> list[str]:
 
 
 def is_hub_id(path: str) -> bool:
-    """Say whether the name is a hub data set's: ``OWNER/NAME``, not a file's and not there as one."""
+    """Say whether the name is a hub data set's: it looks like one, and is neither a data file's nor that of a file."""
     return bool(HUB_ID.fullmatch(path)) and _suffix(path) not in KNOWN_SUFFIXES and not Path(path).exists()
 
 
@@ -98,7 +103,7 @@ def _expanded(path: str) -> list[str]:
 
 def _remote_files(url: str) -> list[str]:
     scheme, rest = url.split("://", 1)
-    if scheme in ("http", "https") or not glob.has_magic(rest):
+    if scheme in ("http", "https") or "::" in url or not glob.has_magic(rest):
         return [url]
     system, inner = _file_system(url)
     with _naming(url):
@@ -157,10 +162,11 @@ def _records(path: str) -> Iterator[Numbered]:
         yield from _hub_records(path)
         return
     suffix = _suffix(path)
-    if suffix not in KNOWN_SUFFIXES or (suffix in PARQUET_SUFFIXES and _is_gzip(path)):
+    packing = _packing(path)
+    if suffix not in KNOWN_SUFFIXES or (suffix in PARQUET_SUFFIXES and packing):
         raise DataError(
-            f"the kind of this file is unknown (its name ends with {suffix or 'no suffix'!r})",
-            f"Use {', '.join(KNOWN_SUFFIXES)}; all but Parquet may also be packed as .gz.",
+            f"the kind of this file is unknown (its name ends with {suffix or 'no ending'!r})",
+            f"Use {', '.join(KNOWN_SUFFIXES)}; all but Parquet may also be packed as {', '.join(PACKED)}.",
             shown_name(path),
         )
     with _naming(path), ExitStack() as stack:
@@ -180,13 +186,19 @@ def _reader(suffix: str, file: BinaryIO) -> Callable[[BinaryIO, str], Iterator[N
 
 
 def _opened(path: str, stack: ExitStack) -> BinaryIO:
-    system, inner = _file_system(path) if "://" in path else (None, path)
-    raw: Any = stack.enter_context(Path(path).open("rb") if system is None else system.open(inner, "rb"))
-    if _is_gzip(path):
-        raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
+    raw: Any = stack.enter_context(_raw(path))
+    if packing := _packing(path):
+        raw = stack.enter_context(PACKED[packing](raw))
     if _suffix(path) in PARQUET_SUFFIXES:
         return cast("BinaryIO", raw)
     return cast("BinaryIO", raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, 2**20))
+
+
+def _raw(path: str) -> Any:
+    if "://" not in path:
+        return Path(path).open("rb")
+    system, inner = _file_system(path)
+    return system.open(inner, "rb")
 
 
 def _spooled(file: BinaryIO, stack: ExitStack) -> BinaryIO:
@@ -202,7 +214,7 @@ def _file_system(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     with _naming(url):
-        return url_to_fs(url, **_connection_options(urlsplit(url).scheme))
+        return url_to_fs(url, **_connection_options(urlsplit(url).scheme))  # of a chain, the scheme is none of these
 
 
 def _connection_options(scheme: str) -> dict[str, object]:
@@ -218,34 +230,30 @@ def _connection_options(scheme: str) -> dict[str, object]:
 
 def _hub_records(path: str) -> Iterator[Numbered]:
     from datasets import ClassLabel, load_dataset
+    from huggingface_hub import HfApi, constants
 
-    name, _, query = path.partition("?")
-    chosen = dict(parse_qsl(query))
-    unknown = chosen.keys() - {"config", "split", "revision"}
-    if unknown:
-        raise DataError(f"{unknown.pop()!r} is no choice of a hub data set", "Use config, split or revision.", path)
-    with _naming(path, "Check the name, the split and the network; or download the files and name them."):
-        rows = load_dataset(
-            name,
-            chosen.get("config"),
-            split=chosen.get("split", "train"),
-            revision=chosen.get("revision"),
-            streaming=True,
-        )
+    match = HUB_ID.fullmatch(path)
+    assert match is not None, f"{path} is no hub id"
+    name, revision = match["name"], match["revision"]
+    with _naming(path, "There is no such file; as a hub data set: check its name, split and the network."):
+        if not constants.HF_HUB_OFFLINE:  # `datasets` tries for half a minute where this fails at once
+            HfApi().dataset_info(name, revision=revision, timeout=CONNECT_TIMEOUT_S)
+        split = match["split"] or "train"
+        rows = load_dataset(name, match["config"], split=split, revision=revision, streaming=True)
         classes = {k: list(f.names) for k, f in (rows.features or {}).items() if isinstance(f, ClassLabel)}
         for number, record in enumerate(rows, start=1):
             yield number, named_classes(cast("Record", record), classes)
 
 
 @contextmanager
-def _naming(path: str, remedy: str = "Check the address, the network and your rights to read it.") -> Iterator[None]:
+def _naming(path: str, remedy: str = "Check the address, the network and your rights to read it.") -> Generator[None]:
     """Turn whatever a library raises inside into a DataError that names the source."""
     name = shown_name(path)
     try:
         yield
     except DataError:
         raise
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         raise DataError(f"the packed file is damaged: {error}", "Copy or pack it anew.", name) from error
     except ImportError as error:
         raise DataError(f"this kind of address needs a package: {error}", "Install it.", name) from error
@@ -254,13 +262,18 @@ def _naming(path: str, remedy: str = "Check the address, the network and your ri
         raise DataError(f"it cannot be read: {type(error).__name__}: {said}", remedy, name) from error
 
 
-def _is_gzip(path: str) -> bool:
-    return _bare(path).endswith(".gz")
+def _packing(path: str) -> str:
+    """Return the ending that says how the file is packed, or nothing."""
+    ending = Path(_bare(path)).suffix
+    return ending if ending in PACKED else ""
 
 
 def _suffix(path: str) -> str:
-    return Path(_bare(path).removesuffix(".gz")).suffix
+    return Path(_bare(path).removesuffix(_packing(path))).suffix
 
 
 def _bare(path: str) -> str:
-    return shown_name(path).partition("?")[0].lower() if "://" in path else path.lower()
+    """Return the path of a file within its file system: of a chain of URLs, the first that has one."""
+    if "://" not in path:
+        return path.lower()
+    return next(link for link in shown_name(path).lower().split("::") if "://" in link)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class Recorder:
     began_s: float
     history: list[dict[str, float]]
     latest: Metrics
+    max_seconds: float = inf
     last_write_s: float = 0.0
     examples: int = 0
     target_tokens: int = 0
@@ -72,6 +74,10 @@ class Recorder:
         self.history.append({"step": record.step, **scored})
         self.latest |= {"validation_loss": record.metrics["loss"]}
 
+    def wants_stop(self) -> bool:
+        """Whether the job's time is used up."""
+        return time.monotonic() - self.began_s > self.max_seconds
+
     def _publish(self, step: int, steps: int) -> None:
         self.last_write_s = time.monotonic()
         left_s = (time.monotonic() - self.began_s) / step * (steps - step)
@@ -89,6 +95,10 @@ class Silent:
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
         """Nothing."""
+
+    def wants_stop(self) -> bool:
+        """Never: rank 0 watches the clock."""
+        return False
 
 
 def run(ctx: RunContext) -> None:
@@ -150,7 +160,9 @@ def train_worker(config: dict[str, Any]) -> None:
     store = Store(config["home"])
     parts = Path(store.path("runs", config["run"], "parts"))
     inputs = loop_inputs(job, plan, Path(config["prepared"]), parts)
-    recorder = Recorder(store, config["run"], time.monotonic(), [], {}) if ranks.rank == 0 else None
+    recorder = None
+    if ranks.rank == 0:
+        recorder = Recorder(store, config["run"], time.monotonic(), [], {}, max_seconds=max_seconds(job, plan))
     trained = run_loop(inputs, ranks, recorder or Silent())
     if recorder is not None:
         (parts / "trained.json").write_text(trained.as_json())
@@ -170,6 +182,14 @@ def loop_inputs(job: JobSpec, plan: Plan, prepared: Path, best_dir: Path) -> Loo
         validation_tokens=TokenSet.load(validation) if validation.exists() else None,
         best_dir=best_dir,
     )
+
+
+def max_seconds(job: JobSpec, plan: Plan) -> float:
+    """Return how long the loop may take under the job's ``max_hours`` and ``max_cost``; infinity without bounds."""
+    bounds = [inf if job.cluster.max_hours is None else job.cluster.max_hours]
+    if job.cluster.max_cost is not None and job.cluster.price_per_gpu_hour and plan.gpus_per_worker:
+        bounds.append(job.cluster.max_cost / (job.cluster.price_per_gpu_hour * plan.workers * plan.gpus_per_worker))
+    return 3600 * min(bounds)
 
 
 def _commit(ctx: RunContext) -> None:
@@ -193,9 +213,7 @@ def _watching(ctx: RunContext) -> Iterator[None]:
     stop = threading.Event()
 
     def show() -> None:
-        status = read_status(ctx.store, ctx.run)
-        if status is not None:
-            ctx.progress.update(status)
+        ctx.progress.update(read_status(ctx.store, ctx.run))
 
     def watch() -> None:
         while not stop.wait(STATUS_EVERY_S):

@@ -52,7 +52,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One finished optimizer step; ``step`` counts from 1, ``seconds`` since the step began."""
+    """One finished optimizer step; ``step`` counts from 1, ``seconds`` since it began; ``stop``: some rank asked to end."""
 
     step: int
     steps: int
@@ -62,6 +62,7 @@ class StepRecord:
     examples: int
     target_tokens: int
     seconds: float
+    stop: bool = False
 
 
 Scorer = Callable[[Any, Ranks], Metrics]
@@ -109,12 +110,16 @@ class Worker:
             config=config,
         )[0]
 
-    def steps(self) -> Iterator[StepRecord]:
-        """Take the optimizer steps of the run, one at each ``next``. Raises RunFailed when the loss is not finite."""
-        for step in range(self.schedule.num_steps):
-            yield self._step(step)
+    def steps(self, wants_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
+        """Take the optimizer steps of the run, one at each ``next``.
 
-    def _step(self, step: int) -> StepRecord:
+        ``wants_stop`` is asked after every step, and its answer shared with all ranks beside the loss. Raises RunFailed
+        when the loss is not finite.
+        """
+        for step in range(self.schedule.num_steps):
+            yield self._step(step, wants_stop)
+
+    def _step(self, step: int, wants_stop: Callable[[], bool]) -> StepRecord:
         began = time.perf_counter()
         train = self.inputs.train
         examples = self.schedule.examples(step)
@@ -122,7 +127,9 @@ class Worker:
         rate = train.learning_rate * learning_rate_frac(step, self.schedule.num_steps, train.schedule, train.warmup)
         set_learning_rate(self.engine.optimizer, rate)
         self.engine.step()
-        loss_mean = float(self._sum_over_ranks(loss_sum)) / num_targets
+        asked_to_stop = torch.full_like(loss_sum, float(wants_stop()))
+        total, stops = self._sum_over_ranks(torch.stack((loss_sum, asked_to_stop))).tolist()
+        loss_mean = total / num_targets
         if not isfinite(loss_mean):
             raise RunFailed(
                 f"the loss became {loss_mean} at step {step + 1} of {self.schedule.num_steps}",
@@ -137,6 +144,7 @@ class Worker:
             examples=len(examples),
             target_tokens=num_targets,
             seconds=time.perf_counter() - began,
+            stop=stops > 0,
         )
 
     def accumulate_gradients(self, step: int) -> tuple[Tensor, int]:

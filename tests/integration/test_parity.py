@@ -179,6 +179,9 @@ def kept_best(ranks: Ranks, base: Path, tokens: Path, best: Path, stage: int) ->
 
         def on_evaluation(self, record: Any) -> None: ...
 
+        def wants_stop(self) -> bool:
+            return False
+
     train = spec("full").model_copy(update={"eval_every": 2})
     inputs = LoopInputs(
         str(base), train, plan(stage, ranks.world_size, 40), TokenSet.load(tokens), TokenSet.load(tokens), best

@@ -65,7 +65,11 @@ def test_the_last_binary_digit_decides_nothing() -> None:
     # 0.2 + 0.1 is 0.30000000000000004 in binary.
     scores = Scores({"test": {"accuracy": 0.3}}, {"test": {"accuracy": 0.2}})
     assert decision("accuracy >= base + 0.1", scores=scores) == "accept"
+    # 0.7 + 0.1 is 0.7999999999999999 in binary.
+    scores = Scores({"test": {"accuracy": 0.8}}, {"test": {"accuracy": 0.7}})
     assert decision("accuracy > base + 0.1", scores=scores) == "reject"
+    assert decision("base + 0.1 < accuracy", scores=scores) == "reject"
+    assert decision("accuracy <= base + 0.1", scores=scores) == "accept"
 
 
 def test_no_rules_accept() -> None:
@@ -126,8 +130,10 @@ def test_base_is_that_of_the_same_test() -> None:
     assert decision("gone.accuracy >= 0.1", scores=NAMED) == "hold"
 
 
-def test_the_smallest_margin_is_shown_when_all_tests_pass() -> None:
+def test_the_test_that_decides_most_is_shown() -> None:
     assert decide(["accuracy >= 0.5"], NAMED).rules[0].left == 0.6
+    assert decide(["accuracy >= 0.95"], NAMED).rules[0].left == 0.6
+    assert decide(["accuracy <= 0.5"], NAMED).rules[0].left == 0.9
 
 
 def test_one_test_without_the_number_holds_the_rule() -> None:
