@@ -1,0 +1,231 @@
+"""What the environment says, and one quiet Ray for as long as it is needed.
+
+Only here are environment variables read and is ``ray.init`` called. A Ray of our own listens on the loopback
+interface alone (its Jobs interface runs code for whoever reaches it), has no dashboard, reports to nobody and prints
+nothing; it is shut down by whoever started it, and only then. A cluster that exists is joined and left as it was.
+Left out: submitting jobs to clusters, which is ``cluster.jobs``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from cluster.database import Tables, database_url, made_database, postgres_url
+from cluster.errors import RunFailed, UsageError
+
+OBJECT_STORE_BYTES = 2**30
+LOOPBACK = "127.0.0.1"
+NO_TELEMETRY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+OWN_RAY = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # Ray replaces 127.0.0.1 by an outward address unless it believes that this platform knows no clusters
+    # (ray/_private/services.py, resolve_ip_for_localhost, Ray 2.60); its servers would listen on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Watches for machines being taken away, which ours is not; costs a process and a C++ error line a run (ray#53727).
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Gloo otherwise listens on the address that this machine's name resolves to, and fails where it does not.
+    "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where state lives: ``home`` is an absolute path or a URL, ``db`` a PostgreSQL URL or None for SQLite files."""
+
+    home: str
+    db: str | None
+    mlflow_uri: str
+    ray_address: str | None = None
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], cwd: Path) -> Self:
+        """Return what HONE_HOME, HONE_DB, MLFLOW_TRACKING_URI and RAY_ADDRESS say; relative paths start at ``cwd``.
+
+        Raises UsageError for a URL home without HONE_DB, and for a HONE_DB that is no PostgreSQL.
+        """
+        home = env.get("HONE_HOME") or ".hone"
+        if home.startswith("file://"):
+            home = home.removeprefix("file://")
+        is_local = "://" not in home
+        home = str((cwd / Path(home).expanduser()).absolute()) if is_local else home.rstrip("/")
+        db = postgres_url(env["HONE_DB"]) if env.get("HONE_DB") else None
+        if not is_local and db is None:
+            raise UsageError(
+                f"HONE_HOME is {home}, and HONE_DB is not set",
+                "Databases cannot live at a URL: set HONE_DB to postgresql://USER:PASSWORD@HOST/DATABASE.",
+            )
+        mlflow_uri = env.get("MLFLOW_TRACKING_URI") or database_url(home, db, "mlflow")
+        return cls(home, db, mlflow_uri, env.get("RAY_ADDRESS") or None)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether artifacts lie on this machine's disk."""
+        return "://" not in self.home
+
+    def made_database(self, tables: Tables) -> str:
+        """Return the SQLAlchemy URL of one set of tables, its directory or schema made; raises StoreError."""
+        return made_database(self.home, self.db, tables)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has in total: nodes that can work, CPUs, GPUs, and bytes of memory on the smallest such node."""
+
+    nodes: int
+    cpus: float
+    gpus: float
+    memory_bytes_per_node: int
+
+
+@contextmanager
+def ray_session(
+    num_cpus: int | None = None,
+    address: str | None = None,
+    *,
+    worker_env: Mapping[str, str] | None = None,
+    log_to_driver: bool = False,
+) -> Generator[None]:
+    """Keep Ray up for the block: an own local one with ``num_cpus`` (default: all), or the cluster at ``address``.
+
+    ``worker_env`` is added to every worker's environment; ``log_to_driver`` shows what workers print. Inside another
+    session the outer one goes on and nothing changes. Raises UsageError for an address where no cluster answers and
+    RunFailed where Ray does not start.
+    """
+    _refuse_job_address(address)
+    is_own = address in (None, "local")
+    with environment(NO_TELEMETRY | (OWN_RAY if is_own else {})), ExitStack() as undo:
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        arguments: dict[str, Any] = {
+            "log_to_driver": log_to_driver,
+            "logging_level": logging.ERROR,
+            "runtime_env": {"env_vars": dict(worker_env or {}), "worker_process_setup_hook": quiet_worker},
+        }
+        if is_own:
+            undo.enter_context(_loopback_only())
+            arguments |= {
+                "address": "local",
+                "num_cpus": num_cpus,
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "_node_ip_address": LOOPBACK,
+            }
+        else:
+            arguments["address"] = address
+        undo.enter_context(_unchanged_logger("ray"))
+        undo.callback(ray.shutdown)
+        _start(ray, arguments, address)
+        yield
+
+
+def cluster_capacity() -> Capacity:
+    """Return what the Ray of this session has, asking its directory only; nodes without CPUs do not work for us."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    return Capacity(
+        nodes=len(resources),
+        cpus=sum(node["CPU"] for node in resources),
+        gpus=sum(node.get("GPU", 0.0) for node in resources),
+        memory_bytes_per_node=int(min((node.get("memory", 0.0) for node in resources), default=0)),
+    )
+
+
+def refuse_local_home(settings: Settings, capacity: Capacity) -> None:
+    """Raise UsageError where several machines would each write to a home on their own disk."""
+    if settings.is_local and capacity.nodes > 1:
+        raise UsageError(
+            f"HONE_HOME is {settings.home} on this machine, and the cluster has {capacity.nodes}",
+            "Set HONE_HOME to storage that all of them reach, such as s3://BUCKET/PATH, and HONE_DB to PostgreSQL.",
+        )
+
+
+def quiet_worker() -> None:
+    """Keep two of Ray Train's loggers from repeating themselves in a worker's output (its log files keep errors).
+
+    Without a dashboard the placement group cleaner warns once a second that it cannot ask for the controller's state,
+    and every report prints a line through a logger that is named by its file's path (Ray 2.60, both still so).
+    """
+    import ray
+
+    train = Path(ray.__file__).parent / "train" / "v2" / "_internal"
+    cleaner = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
+    for name in (cleaner, str(train / "execution" / "context.py")):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Generator[None]:
+    """Set environment variables that have no value yet for the block, and take them back after it."""
+    ours = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _start(ray: Any, arguments: dict[str, Any], address: str | None) -> None:
+    """Call ``ray.init`` without its warnings, and give back the handler of SIGTERM that it takes for itself."""
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM) if in_main else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ray.init(**arguments)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if address not in (None, "local"):
+            raise UsageError(f"no Ray cluster answers at {address}: {reason}", "Check the address.") from error
+        raise RunFailed(f"Ray did not start: {reason}", "See /tmp/ray/session_latest/logs.") from error
+    if in_main and handler not in (None, signal.SIG_DFL):
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _loopback_only() -> Generator[None]:
+    """Let Ray keep the loopback address it is given, where it was imported before its environment was set."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _unchanged_logger(name: str) -> Generator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _refuse_job_address(address: str | None) -> None:
+    if address is not None and address.startswith(("http://", "https://", "ray://")):
+        raise UsageError(
+            f"{address} is not an address that a driver can join",
+            "Give HOST:6379 on a machine of the cluster, or ship the job with hone submit --address.",
+        )
