@@ -1,8 +1,9 @@
 """`hone …`: parses arguments, calls the pipeline, prints. It decides nothing.
 
-Results go to stdout (with ``--json`` exactly one JSON object as the last line), everything else to stderr. Heavy modules
-are imported inside the command that needs them, so ``hone --help`` answers at once. Exit codes: 0 done, 1 the run failed,
-2 the user's file or arguments are wrong, 3 the gate said hold or reject, 4 it cannot fit, 130 interrupted.
+Results go to stdout (with ``--json`` exactly one JSON object as the last line), everything else to stderr. Heavy
+modules are imported inside the command that needs them, so ``hone --help`` answers at once. Exit codes: 0 done, 1 the
+run failed, 2 the user's file or arguments are wrong, 3 the gate said hold or reject, 4 it cannot fit, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -239,7 +240,12 @@ def _emit(record: Record, lines: list[str], *, as_json: bool) -> None:
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("demo", "make data, a small base model and a job, and run it: the product in a few minutes", _demo_arguments, _demo),
+    Command(
+        "demo",
+        "make data, a small base model and a job, and run it: the product in a few minutes",
+        _demo_arguments,
+        _demo,
+    ),
     Command("init", "write a commented job file", _init_arguments, _init),
     Command("check", "audit the data, split it, and plan the run; trains nothing", _check_arguments, _check),
     Command("train", "run a job: audit, fine-tune, score against the base, gate, register", _job_arguments, _train),
@@ -248,3 +254,6 @@ COMMANDS: tuple[Command, ...] = (
     Command("status", "show where a run stands", _run_arguments, _status),
     Command("schema", "print the job file's JSON Schema for editors", _schema_arguments, _schema),
 )
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -6,7 +6,10 @@ database, and SQLite away from the home directory, where two of the three would 
 
 from __future__ import annotations
 
+import fcntl
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -69,3 +72,11 @@ def made_database(home: str, db: str | None, tables: Tables) -> str:
             f"the database refused: {reason}", "Check HONE_DB and its user's rights.", "HONE_DB"
         ) from error
     return database_url(home, db, tables)
+
+
+@contextmanager
+def exclusive(home: str) -> Generator[None]:
+    """Let one process of this machine at a time make tables under a local home: two at once fail half-way."""
+    with Path(home, ".databases.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

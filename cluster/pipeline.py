@@ -1,8 +1,8 @@
 """The stages of a job as a table, and the one loop that walks it.
 
 A stage is known by its module's name, so importing this file imports no training code. Stages meet only through what
-they leave in the run's directory; a stage whose artifact is committed is not run again. Whatever happens, the run's status
-and its MLflow run end in a truthful state.
+they leave in the run's directory; a stage whose artifact is committed is not run again. Whatever happens, the run's
+status and its MLflow run end in a truthful state.
 """
 
 from __future__ import annotations
@@ -110,8 +110,10 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
 
 
 def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
-    """Run the stages in order, skipping those whose artifact is committed; Ray is up only from the first that needs it
-    to the last."""
+    """Run the stages in order, skipping those whose artifact is committed.
+
+    Ray is up only from the first stage that needs it to the last.
+    """
     last_on_ray = max((i for i, stage in enumerate(stages) if stage.on_ray), default=-1)
     with ExitStack() as while_needed:
         up = False

@@ -17,11 +17,16 @@ GateDecision = Literal["accept", "hold", "reject"]
 RunState = Literal["waiting", "running", "stopping", "finished", "failed", "stopped"]
 Metrics = dict[str, float]
 
+# fmt: off
 FINDING_CODES: frozenset[str] = frozenset(
-    "duplicate_exact duplicate_near leakage_exact leakage_near conflicting_answers target_missing turn_empty "
-    "roles_broken format_mixed encoding_damaged control_characters boilerplate pii class_imbalance class_rare "
-    "length_outlier truncated target_truncated label_suspect low_diversity language_mixed small".split()
+    (
+        "duplicate_exact", "duplicate_near", "leakage_exact", "leakage_near", "conflicting_answers",
+        "target_missing", "turn_empty", "roles_broken", "format_mixed", "encoding_damaged", "control_characters",
+        "boilerplate", "pii", "class_imbalance", "class_rare", "length_outlier", "truncated", "target_truncated",
+        "label_suspect", "low_diversity", "language_mixed", "small",
+    )
 )
+# fmt: on
 
 
 class Record(BaseModel):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -25,6 +26,7 @@ from cluster.errors import RunFailed, UsageError
 
 OBJECT_STORE_BYTES = 2**30
 LOOPBACK = "127.0.0.1"
+KNOCK_S = 5.0
 NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -105,8 +107,9 @@ def ray_session(
     session the outer one goes on and nothing changes. Raises UsageError for an address where no cluster answers and
     RunFailed where Ray does not start.
     """
-    _refuse_job_address(address)
-    is_own = address in (None, "local")
+    is_own = address is None
+    if address is not None:
+        _refuse_dead_address(address)
     with environment(NO_TELEMETRY | (OWN_RAY if is_own else {})), ExitStack() as undo:
         import ray
 
@@ -193,7 +196,7 @@ def _start(ray: Any, arguments: dict[str, Any], address: str | None) -> None:
             ray.init(**arguments)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if address not in (None, "local"):
+        if address is not None:
             raise UsageError(f"no Ray cluster answers at {address}: {reason}", "Check the address.") from error
         raise RunFailed(f"Ray did not start: {reason}", "See /tmp/ray/session_latest/logs.") from error
     if in_main and handler not in (None, signal.SIG_DFL):
@@ -223,9 +226,17 @@ def _unchanged_logger(name: str) -> Generator[None]:
         logger.setLevel(level)
 
 
-def _refuse_job_address(address: str | None) -> None:
-    if address is not None and address.startswith(("http://", "https://", "ray://")):
+def _refuse_dead_address(address: str) -> None:
+    """Knock before Ray does: it waits for minutes for a server that is not there."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdecimal():
         raise UsageError(
             f"{address} is not an address that a driver can join",
             "Give HOST:6379 on a machine of the cluster, or ship the job with hone submit --address.",
         )
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray cluster answers at {address}: {error}", "Check the address.") from error

@@ -17,7 +17,7 @@ MEBI = 2**20
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
-    """Return rows of cells as lines, each column as wide as its widest cell; the first column left, the others right."""
+    """Return rows of cells as lines, each column as wide as its widest cell, the first one left-aligned."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return [
         indent
@@ -115,13 +115,18 @@ def _difference(result: TrainResult, split: str, name: str) -> str:
     found = result.intervals.get("difference", {})
     inner = found.get(split, found) if isinstance(found, dict) else {}
     interval = inner.get(name) if isinstance(inner, dict) else None
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]" if isinstance(interval, Interval) else ""
+    return (
+        f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]" if isinstance(interval, Interval) else ""
+    )
 
 
 def gate_lines(gate: GateReport) -> list[str]:
     """Return the gate's rules with the numbers they compared, and its decision."""
     marks = {True: "holds", False: "fails", None: "undecided"}
-    rows = [f"           {rule.rule}: {marks[rule.passed]}{_numbers(rule.left, rule.right)}{_note(rule.note)}" for rule in gate.rules]
+    rows = [
+        f"           {rule.rule}: {marks[rule.passed]}{_numbers(rule.left, rule.right)}{_note(rule.note)}"
+        for rule in gate.rules
+    ]
     return [f"  gate     {gate.decision}", *rows]
 
 
@@ -147,7 +152,9 @@ def run_lines(runs: Sequence[RunStatus]) -> list[str]:
     if not runs:
         return ["no runs yet; `hone demo` makes one"]
     head = [["run", "state", "stage", "step", "why"]]
-    return columns(head + [[r.run, r.state, r.stage, f"{r.step}/{r.steps}" if r.steps else "", r.why] for r in runs], "")
+    return columns(
+        head + [[r.run, r.state, r.stage, f"{r.step}/{r.steps}" if r.steps else "", r.why] for r in runs], ""
+    )
 
 
 def status_lines(status: RunStatus) -> list[str]:

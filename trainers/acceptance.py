@@ -27,7 +27,7 @@ def run(ctx: RunContext) -> None:
 
 
 def best_base(scored: Scored) -> dict[str, Metrics] | None:
-    """Return the base's scores per test, each metric the better of zero-shot and few-shot; None if it was not scored."""
+    """Return the base's scores per test, each metric the better of zero-shot and few-shot; None if not scored."""
     plain, prompted = scored.of("base"), scored.of("base_few_shot")
     if not plain:
         return None

@@ -28,7 +28,7 @@ def balance_evidence(data: AuditData, imbalance_ratio: float, rare_rows: int) ->
     """
     train = data.train
     counts = Counter(label for index in train.tolist() if (label := data.labels[index]) is not None)
-    if len(counts) < 1 or not data.is_classification:
+    if not counts or not data.is_classification:
         return []
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [
@@ -51,8 +51,10 @@ def _imbalance(data: AuditData, ranked: list[tuple[str, int]], ratio: float) -> 
             seen[label] += 1
             if seen[label] > bound:
                 surplus.append(index)
-    detail = f"{shortened(largest)} has {counted(most, 'row')}, {shortened(smallest)} {fewest:,}: {most / fewest:.0f} to 1"
-    remedy = f"Collect rows of the small classes, and judge by macro_f1; {ratio:g} to 1 is the bound (audit.imbalance_ratio)."
+    detail = (
+        f"{shortened(largest)} has {counted(most, 'row')}, {shortened(smallest)} {fewest:,}: {most / fewest:.0f} to 1"
+    )
+    remedy = f"Collect rows of the small classes, and judge by macro_f1; {ratio:g} to 1 is the bound."
     return [Evidence("class_imbalance", "warning", np.array(surplus, np.int64), detail, remedy)]
 
 
@@ -76,14 +78,17 @@ def _absent(data: AuditData, counts: Counter[str]) -> list[Evidence]:
             continue
         unseen = rows[[data.labels[index] is not None and data.labels[index] not in counts for index in rows.tolist()]]
         if len(unseen):
-            detail = f"{split} has {counted(len(unseen), 'row')} of classes without a training row, as {shortened(data.labels[int(unseen[0])] or '')}"
+            name = shortened(data.labels[int(unseen[0])] or "")
+            detail = f"{split} has {counted(len(unseen), 'row')} of classes that no training row has, as {name}"
             remedy = "Add training rows of these classes, or drop the rows: audit: {fix: [class_rare]}."
             evidence.append(Evidence("class_rare", "warning", unseen, detail, remedy))
         present = {data.labels[index] for index in rows.tolist()}
         absent = sorted(label for label in counts if label not in present)
         if absent:
             detail = f"no row of {split} has {', '.join(map(shortened, absent[:5]))}{', …' if len(absent) > 5 else ''}"
-            remedy = f"Give {split} a row of every class, or enlarge it (data.split); its scores say nothing about these."
+            remedy = (
+                f"Give {split} a row of every class, or enlarge it (data.split); its scores say nothing about these."
+            )
             shown = [index for index in data.train.tolist() if data.labels[index] == absent[0]]
             evidence.append(Evidence("class_rare", "warning", np.empty(0, np.int64), detail, remedy, shown=shown[:5]))
     return evidence
@@ -94,7 +99,8 @@ def suspect_evidence(data: AuditData, num_neighbours: int, sample_rows: int) -> 
     if not data.is_classification:
         return []
     labelled = data.train[[data.labels[index] is not None for index in data.train.tolist()]]
-    labelled = labelled[np.unique(data.hashes.input[labelled], return_index=True)[1]]  # an input once: the rest conflicts
+    # Every input once: rows that share it are copies or conflicts, which are findings of their own.
+    labelled = labelled[np.unique(data.hashes.input[labelled], return_index=True)[1]]
     chosen, phrase = sampled(np.sort(labelled), sample_rows)
     names, codes = np.unique([data.labels[index] or "" for index in chosen.tolist()], return_inverse=True)
     if len(names) < 2 or len(chosen) <= num_neighbours:
@@ -116,33 +122,38 @@ def _texts(data: AuditData, rows: Indices) -> list[str]:
 
 
 def _contradicted(texts: list[str], codes: NDArray[np.int64], num_neighbours: int) -> tuple[Indices, Indices]:
-    """Return the places of suspect rows and the label code their neighbours agree on."""
+    """Return the places of suspect rows and, for each, the label code that its neighbours agree on."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     try:
-        vectors = TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_df=0.2, token_pattern=r"(?u)\w+", dtype=np.float32
-        ).fit_transform(texts)
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, min_df=2, max_df=0.5, token_pattern=r"(?u)\w+"
+        )
+        vectors = vectorizer.fit_transform(texts).astype(np.float32).tocsr()
     except ValueError:  # no word is in two rows: nobody has neighbours
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    vectors = vectors.tocsr()
-    share = np.bincount(codes) / len(codes)
     suspects: list[Indices] = []
     rivals: list[Indices] = []
     for start in range(0, len(texts), BLOCK_ROWS):
         block = np.arange(start, min(start + BLOCK_ROWS, len(texts)))
         alike = (vectors[block] @ vectors.T).toarray()
         alike[np.arange(len(block)), block] = -1.0
-        nearest = np.argpartition(-alike, num_neighbours - 1, axis=1)[:, :num_neighbours]
-        weight = np.take_along_axis(alike, nearest, axis=1)
-        weight[weight < MIN_SIMILARITY] = 0.0
-        votes = np.zeros((len(block), len(share)), np.float32)
-        np.add.at(votes, (np.arange(len(block))[:, None], codes[nearest]), weight)
-        rival = votes.argmax(axis=1)
-        agreement = votes.max(axis=1) / np.maximum(votes.sum(axis=1), 1e-9)
-        enough = (weight > 0).sum(axis=1) >= max(3, num_neighbours // 3)
-        sure = (agreement >= MIN_AGREEMENT) & (agreement - share[rival] >= MIN_LIFT)
-        wrong = enough & sure & (rival != codes[block])
+        rival = _agreed_label(alike, codes, num_neighbours)
+        wrong = (rival >= 0) & (rival != codes[block])
         suspects.append(block[wrong])
         rivals.append(rival[wrong])
     return np.concatenate(suspects), np.concatenate(rivals)
+
+
+def _agreed_label(alike: NDArray[np.float32], codes: NDArray[np.int64], num_neighbours: int) -> Indices:
+    """Return the label that the nearest of ``alike`` (rows, all) agree on for each row, or -1: shape (rows,)."""
+    nearest = np.argpartition(-alike, num_neighbours - 1, axis=1)[:, :num_neighbours]
+    weight = np.take_along_axis(alike, nearest, axis=1)
+    weight[weight < MIN_SIMILARITY] = 0.0
+    share = np.bincount(codes) / len(codes)
+    votes = np.zeros((len(alike), len(share)), np.float32)
+    np.add.at(votes, (np.arange(len(alike))[:, None], codes[nearest]), weight)
+    label = votes.argmax(axis=1)
+    agreement = votes.max(axis=1) / np.maximum(votes.sum(axis=1), 1e-9)
+    enough = (weight > 0).sum(axis=1) >= max(3, num_neighbours // 3)
+    return np.where(enough & (agreement >= MIN_AGREEMENT) & (agreement - share[label] >= MIN_LIFT), label, -1)

@@ -114,7 +114,10 @@ def leakage_evidence(data: AuditData) -> list[Evidence]:
     np.bitwise_or.at(reach, j, mask[i])
     found: list[Evidence] = []
     exact = _leaking(bits, seen)
-    for code, how, met in (("leakage_exact", "the same row or input", seen), ("leakage_near", "a near-duplicate", reach[text_of])):
+    for code, how, met in (
+        ("leakage_exact", "the same row or input", seen),
+        ("leakage_near", "a near-duplicate", reach[text_of]),
+    ):
         rows = _leaking(bits, met)
         rows = rows if code == "leakage_exact" else np.setdiff1d(rows, exact)
         if len(rows):
@@ -140,7 +143,13 @@ def _leak(data: AuditData, code: str, rows: Indices, how: str, met: Indices, own
 def _split_bits(data: AuditData) -> Indices:
     """Return for each row 0 in training, or the bit of its held-out split: shape (N,)."""
     bit_of = [
-        0 if name == TRAIN else VALIDATION_BIT if name == VALIDATION else GIVEN_TEST_BIT if name in data.given else TEST_BIT
+        0
+        if name == TRAIN
+        else VALIDATION_BIT
+        if name == VALIDATION
+        else GIVEN_TEST_BIT
+        if name in data.given
+        else TEST_BIT
         for name in data.split_names
     ]
     return np.array(bit_of, np.int64)[data.split_of]
@@ -175,7 +184,9 @@ def conflict_evidence(data: AuditData) -> list[Evidence]:
     answers = text_hashes(collapsed(row.completion).lower() for row in data.rows)
     _, inputs = np.unique(_within_splits(data, data.hashes.input), return_inverse=True)
     pairs = np.stack([inputs.astype(np.uint64), answers], axis=1)
-    distinct, first, pair_of, times = np.unique(pairs, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    distinct, first, pair_of, times = np.unique(
+        pairs, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
     of_input = distinct[:, 0].astype(np.int64)
     several = np.bincount(of_input) > 1
     if not several.any():
@@ -193,6 +204,8 @@ def conflict_evidence(data: AuditData) -> list[Evidence]:
     rows = rows[~np.isin(pair_of.reshape(-1)[rows], winners)]
     sample = int(rows[0])
     rivals = sorted({data.rows[int(r)].completion for r in np.flatnonzero(inputs == inputs[sample])})
-    detail = f"{counted(int(several.sum()), 'input')} with several labels, as {' and '.join(map(shortened, rivals[:3]))}"
+    detail = (
+        f"{counted(int(several.sum()), 'input')} with several labels, as {' and '.join(map(shortened, rivals[:3]))}"
+    )
     remedy = "Correct the labels, or drop all but the most frequent one: audit: {fix: [conflicting_answers]}."
     return [Evidence("conflicting_answers", "warning", rows, detail, remedy)]

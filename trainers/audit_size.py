@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 
-from trainers.audit_evidence import TRAIN, AuditData, Evidence, Indices, counted, sampled, shortened
+from trainers.audit_evidence import TRAIN, AuditData, Evidence, Indices, counted, sampled
 
 WORD = re.compile(r"\w+")
 MIN_TRIGRAMS = 2000
@@ -56,14 +56,15 @@ def truncation_evidence(data: AuditData) -> list[Evidence]:
     evidence: list[Evidence] = []
     longest = int(counts.lengths.max(initial=0))
     if len(cut):
-        detail = f"longer than max_length {counts.max_length} of {counted(len(data.rows), 'row')}; the longest has {longest:,} tokens"
+        detail = f"longer than max_length {counts.max_length:,}; the longest has {longest:,} tokens"
         remedy = f"Raise train.max_length (up to {longest:,}), shorten them, or drop them: audit: {{fix: [truncated]}}."
         evidence.append(Evidence("truncated", "warning", cut, detail, remedy))
     if len(losing):
         lost = int((counts.targets - counts.kept_targets)[losing].sum())
         empty = int(np.sum(counts.kept_targets[losing] == 0))
-        detail = f"{counted(lost, 'target token')} of {int(counts.targets.sum()):,} are cut; {counted(empty, 'row')} keep none"
-        remedy = "Raise train.max_length, or drop them (audit: {fix: [target_truncated]}): the model never sees how these answers end."
+        total = int(counts.targets.sum())
+        detail = f"{lost:,} of {counted(total, 'target token')} are cut; {counted(empty, 'row')} keep none"
+        remedy = "Raise train.max_length, or drop them (audit: {fix: [target_truncated]}): their answers never end."
         severity = "error" if len(losing) == len(data.rows) else "warning"
         evidence.append(Evidence("target_truncated", severity, losing, detail, remedy))
     return evidence
@@ -73,12 +74,12 @@ def diversity_evidence(data: AuditData, min_diversity: float, sample_rows: int) 
     """Return the training rows whose trigrams were all seen before, if too few of all trigrams are distinct."""
     rows = np.sort(data.train[np.unique(data.hashes.exact[data.train], return_index=True)[1]])
     chosen, phrase = sampled(rows, sample_rows)
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[str] = set()
     total = 0
     redundant: list[int] = []
     for index in chosen.tolist():
         words = WORD.findall(_varied_text(data, index).lower())
-        trigrams = list(zip(words, words[1:], words[2:], strict=False))
+        trigrams = [" ".join(words[at : at + 3]) for at in range(len(words) - 2)]
         total += len(trigrams)
         before = len(seen)
         seen.update(trigrams)
@@ -87,7 +88,9 @@ def diversity_evidence(data: AuditData, min_diversity: float, sample_rows: int) 
     if total < MIN_TRIGRAMS or len(seen) >= min_diversity * total:
         return []
     side = "inputs" if data.is_classification else "answers"
-    detail = f"{len(seen) / total:.1%} of the {side}' word trigrams are distinct{phrase}; {min_diversity:.0%} is the bound"
+    detail = (
+        f"{len(seen) / total:.1%} of the {side}' word trigrams are distinct{phrase}; {min_diversity:.0%} is the bound"
+    )
     remedy = "Add rows that say other things, or thin out the template they share; more of the same teaches little."
     return [Evidence("low_diversity", "warning", np.array(redundant, np.int64), detail, remedy)]
 
@@ -105,22 +108,19 @@ def synthetic_evidence(data: AuditData, synthetic_frac: float) -> list[Evidence]
     evidence: list[Evidence] = []
     made = data.train[synthetic[data.train]]
     if len(made) > synthetic_frac * len(data.train):
-        detail = f"{len(made) / len(data.train):.0%} of the training rows are synthetic; {synthetic_frac:.0%} is the bound"
-        surplus = made[_num_allowed(len(data.train) - len(made), synthetic_frac) :]
+        detail = (
+            f"{len(made) / len(data.train):.0%} of the training rows are synthetic; {synthetic_frac:.0%} is the bound"
+        )
+        allowed = int(synthetic_frac / (1 - synthetic_frac) * (len(data.train) - len(made)))
         remedy = "Add rows that people wrote, or use fewer synthetic ones (audit.synthetic_frac is the bound)."
-        evidence.append(Evidence("low_diversity", "warning", surplus, detail, remedy))
+        evidence.append(Evidence("low_diversity", "warning", made[allowed:], detail, remedy))
     held_out = np.flatnonzero(synthetic & (data.split_of != list(data.split_names).index(TRAIN)))
     if len(held_out):
-        names = sorted({data.split_names[split] for split in data.split_of[held_out].tolist()})
+        names = [data.split_names[int(split)] for split in np.unique(data.split_of[held_out])]
         detail = f"{counted(len(held_out), 'synthetic row')} in {', '.join(names)}"
         remedy = "Judge by rows that people wrote: keep synthetic rows in training files only."
         evidence.append(Evidence("low_diversity", "warning", held_out, detail, remedy))
     return evidence
-
-
-def _num_allowed(num_real: int, frac: float) -> int:
-    """Return how many synthetic rows beside ``num_real`` others make up at most ``frac``."""
-    return 0 if frac <= 0 else int(frac / (1 - frac) * num_real) if frac < 1 else num_real
 
 
 def small_evidence(data: AuditData, small_rows: int) -> list[Evidence]:
@@ -129,8 +129,12 @@ def small_evidence(data: AuditData, small_rows: int) -> list[Evidence]:
     num_classes = len({data.labels[index] for index in data.train.tolist()}) if data.is_classification else 0
     if len(data.train) < small_rows:
         per_class = f", {len(data.train) / num_classes:.0f} for each of {num_classes} classes" if num_classes else ""
-        detail = f"{counted(len(data.train), 'training row')}{per_class}; below {small_rows} a model learns the rows, not the task"
-        remedy = "Add rows, or compare with the base given examples in its prompt (evaluate.few_shot) before trusting it."
+        detail = (
+            f"{counted(len(data.train), 'training row')}{per_class}; below {small_rows} it learns rows, not the task"
+        )
+        remedy = (
+            "Add rows, or compare with the base given examples in its prompt (evaluate.few_shot) before trusting it."
+        )
         evidence.append(Evidence("small", "warning", NONE, detail, remedy, shown=_first(data.train)))
     for split in data.split_names:
         rows = data.rows_of(split)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainers.audit_evidence import AuditData, Evidence, counted, shortened
-from trainers.rows import Row
 from trainers.languages import language_of
 from trainers.personal_data import find_personal_data
+from trainers.rows import Row
 
 # C0 and C1 without tab, line feed, carriage return and NEL; zero-width space, word joiner, byte-order mark,
 # directional overrides and isolates, interlinear and tag characters. Joiners (U+200C, U+200D) belong to Persian,
@@ -30,17 +30,51 @@ CONTROL = re.compile(
 )
 FLAG_TAGS = re.compile("\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f")  # the flags of Scotland, Wales and England
 UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")  # scripts that mark word breaks with U+200B
-BOILERPLATE = tuple(
-    "as an ai language model|as a language model|as a large language model|as an ai assistant|as an ai, i|as an ai i |"
-    "i'm just an ai|i am just an ai|i'm an ai language|i am an ai language|i'm an ai assistant|i am an ai assistant|"
-    "i'm a language model|i am a language model|i'm a large language model|i am a large language model|"
-    "my knowledge cutoff|my last knowledge update|my training data|my training cutoff|as of my last update|"
-    "i don't have personal opinions|i do not have personal opinions|i cannot fulfill that request|"
-    "i can't fulfill that request|i cannot fulfill this request|i cannot fulfill your request|"
-    "i can't assist with that|i cannot assist with that|i'm sorry, but i can't|i'm sorry, but i cannot|"
-    "i am sorry, but i cannot|i'm unable to assist with|regenerate response|lorem ipsum dolor|"
-    "trained by openai|developed by openai|trained by anthropic|created by anthropic|trained by google".split("|")
-)
+BOILERPLATE = """\
+as an ai language model
+as a language model, i
+as a language model i
+as a large language model, i
+as a large language model i
+as an ai assistant, i
+as an ai, i
+as an ai i
+i'm just an ai
+i am just an ai
+i'm an ai language
+i am an ai language
+i'm an ai assistant
+i am an ai assistant
+i'm a language model
+i am a language model
+i'm a large language model
+i am a large language model
+my knowledge cutoff
+my last knowledge update
+my training cutoff
+as of my last update
+i don't have personal opinions
+i do not have personal opinions
+i cannot fulfill that request
+i can't fulfill that request
+i cannot fulfill this request
+i can't fulfill this request
+i cannot fulfill your request
+i can't assist with that
+i cannot assist with that
+i'm sorry, but i can't
+i'm sorry, but i cannot
+i am sorry, but i cannot
+i'm unable to assist with
+regenerate response
+lorem ipsum dolor
+i was trained by openai
+i was developed by openai
+i was created by openai
+i am chatgpt
+i'm chatgpt
+created by anthropic to be helpful
+""".splitlines()
 
 
 def encoding_damage(text: str) -> str | None:
@@ -129,14 +163,26 @@ def text_evidence(data: AuditData, language_frac: float) -> list[Evidence]:
         seen = [found for text in texts for found in find_personal_data(text)]
         personal.add(index, [f"{found.kind} {found.masked}" for found in seen])
     return [
-        *damage.evidence("encoding_damaged", _damage_detail(damage.example), "Read the file in the encoding it was "
-            "written in, or mend the rows: audit: {fix: [encoding_damaged]}."),
-        *control.evidence("control_characters", f"invisible characters {control.listed()}", "Strip them: audit: "
-            "{fix: [control_characters]}."),
-        *stock.evidence("boilerplate", f"answers with a chat assistant's stock text: {stock.listed()}", "Rewrite these "
-            "answers, or drop the rows: audit: {fix: [boilerplate]}; the model learns to say this."),
-        *personal.evidence("pii", f"personal data or keys, masked here: {personal.listed()}", "Mask them: audit: "
-            "{fix: [pii]}; revoke any key that is real."),
+        *damage.evidence(
+            "encoding_damaged",
+            _damage_detail(damage.example),
+            "Read the file in the encoding it was written in, or mend the rows: audit: {fix: [encoding_damaged]}.",
+        ),
+        *control.evidence(
+            "control_characters",
+            f"invisible characters {control.listed()}",
+            "Strip them: audit: {fix: [control_characters]}.",
+        ),
+        *stock.evidence(
+            "boilerplate",
+            f"answers with a chat assistant's stock text: {stock.listed()}",
+            "Rewrite these answers, or drop the rows: audit: {fix: [boilerplate]}; the model learns to say this.",
+        ),
+        *personal.evidence(
+            "pii",
+            f"personal data or keys, masked here: {personal.listed()}",
+            "Mask them: audit: {fix: [pii]}; revoke any key that is real.",
+        ),
         *language_evidence(data.rows, language_frac),
     ]
 
@@ -146,7 +192,11 @@ def _damage_detail(line: str) -> str:
     place = next((at for at, pair in enumerate(zip(line, fixed, strict=False)) if pair[0] != pair[1]), None)
     start = max(0, (line.find("\ufffd") if place is None else place) - 15)
     seen = shortened(line[start:], 30)
-    meant = "U+FFFD stands where characters were lost" if fixed == line else f"was meant to be {shortened(fixed[start:], 30)}"
+    meant = (
+        "U+FFFD stands where characters were lost"
+        if fixed == line
+        else f"was meant to be {shortened(fixed[start:], 30)}"
+    )
     return f"{seen} {meant}"
 
 

@@ -2,10 +2,10 @@
 
 Two questions kept apart. *Which* examples an optimizer step uses is logical: a pure function of (seed, epoch, step),
 so a resumed run skips over nothing and another number of workers changes nothing. *Where* they are computed is
-physical: rows are sorted by length and dealt to the ranks in a zigzag, so ranks get almost equal work and a micro-batch
-holds rows of similar length. On 200 steps of E2E rows (batch size 32, 2 ranks, 2,048 tokens a micro-batch) padding adds
-24 %, where one unsorted batch a step adds 53 %. An epoch's last step holds what is left when the batch size does not divide
-the number of examples: every example is used exactly once an epoch.
+physical: rows are sorted by length and dealt to the ranks in a zigzag, so ranks get almost equal work and a
+micro-batch holds rows of similar length. On 200 steps of E2E rows (batch size 32, 2 ranks, 2,048 tokens a
+micro-batch) padding adds 24 %, where one unsorted batch a step adds 53 %. An epoch's last step holds what is left
+when the batch size does not divide the number of examples: every example is used exactly once an epoch.
 
 Left out: packing several rows into one sequence.
 """

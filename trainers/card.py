@@ -54,7 +54,9 @@ def _method(release: Release) -> list[str]:
     lines = [f"- {name.replace('_', ' ')}: {train[name]}" for name in named]
     if release.method != "full":
         lora = train["lora"]
-        lines.append(f"- adapter: rank {lora['rank']}, alpha {lora['alpha']}, dropout {lora['dropout']}, on {lora['targets']}")
+        lines.append(
+            f"- adapter: rank {lora['rank']}, alpha {lora['alpha']}, dropout {lora['dropout']}, on {lora['targets']}"
+        )
     libraries = ", ".join(f"{name} {number}" for name, number in release.versions.items())
     return ["## Method\n", f"- method: {release.method}", *lines, f"- libraries: {libraries}", ""]
 
@@ -69,7 +71,10 @@ def _scores(release: Release, gate: GateReport) -> list[str]:
             lines += [f"| {title} | value | interval |", "|---|---:|---|"]
             lines += [f"| {name} | {value:.4f} | {_span(named.get(name))} |" for name, value in metrics.items()]
             lines.append("")
-    return [*lines, f"Gate: **{gate.decision}**" + (f" ({'; '.join(r.rule for r in gate.rules)})" if gate.rules else "") + "\n"]
+    return [
+        *lines,
+        f"Gate: **{gate.decision}**" + (f" ({'; '.join(r.rule for r in gate.rules)})" if gate.rules else "") + "\n",
+    ]
 
 
 def _by_test(scores: Metrics | dict[str, Metrics]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Held-out rows and models → scores, intervals and per-example predictions; base and tuned on the same rows.
 
-The stage asks every model (tuned, base, base with few-shot examples, and the champion where a gate rule names it) for the same
-examples in the same order, one Ray task a model, so that differences are paired. Rows with one input are one example with
-several references. Predictions are kept as Parquet, one file a model and test.
+The stage asks every model (tuned, base, base with few-shot examples, and the champion where a gate rule names it) for
+the same examples in the same order, one Ray task a model, so that differences are paired. Rows with one input are one
+example with several references. Predictions are kept as Parquet, one file a model and test.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from cluster.errors import HoneError
 from cluster.records import Interval, Metrics
 from trainers.gate_rules import parse_rule
 from trainers.inference import Inference, predict
-from trainers.metrics import Predictions, choose_metrics
-from trainers.prepared import Prepared, open_prepared, read_split
+from trainers.metrics import AUC_MAX_LABELS, Predictions, choose_metrics
+from trainers.prepared import TRAIN, Prepared
 from trainers.scoring import intervals, paired_difference, score
 from trainers.splits import EvaluationExample, evaluation_examples
 
@@ -56,10 +56,10 @@ def read_scored(ctx: RunContext) -> Scored:
 
 def run(ctx: RunContext) -> None:
     """Score every model on every test and commit ``runs/RUN/evaluation``."""
-    prepared = open_prepared(Path(ctx.prepared_path()))
+    prepared = Prepared(Path(ctx.prepared_path()))
     models = _models(ctx)
-    tests = {name: _examples(ctx, prepared, name) for name in prepared.tests}
-    names = choose_metrics(prepared.task, ctx.job.evaluate.metrics, len(prepared.labels))
+    tests = {name: _examples(ctx, prepared, name) for name in prepared.record.tests}
+    names = choose_metrics(prepared.record.task, ctx.job.evaluate.metrics, len(prepared.record.labels))
     asked = {
         (role, test): _inference(ctx.job, prepared, role, model, examples)
         for test, examples in tests.items()
@@ -89,7 +89,7 @@ def _models(ctx: RunContext) -> dict[str, str]:
 
 
 def _examples(ctx: RunContext, prepared: Prepared, test: str) -> list[EvaluationExample]:
-    examples = evaluation_examples(read_split(prepared.path, test))
+    examples = evaluation_examples(prepared.rows(test))
     limit = ctx.job.evaluate.max_examples
     if limit is None or limit >= len(examples):
         return examples
@@ -97,22 +97,23 @@ def _examples(ctx: RunContext, prepared: Prepared, test: str) -> list[Evaluation
     return [examples[i] for i in sorted(chosen)]
 
 
-def _inference(
-    job: JobSpec, prepared: Prepared, role: str, model: str, examples: list[EvaluationExample]
-) -> Inference:
+def _inference(job: JobSpec, prepared: Prepared, role: str, model: str, examples: list[EvaluationExample]) -> Inference:
     shots: list[list[dict[str, str]]] = []
     if role == "base_few_shot":
-        rows = read_split(prepared.path, "train")
+        rows = prepared.rows(TRAIN)
         chosen = random.Random(job.train.seed).sample(rows, min(job.evaluate.few_shot, len(rows)))
         shots = [list(row.messages) for row in chosen]
     return Inference(
         model=model,
         examples=examples,
         template=None if role in ("tuned", "champion") else job.data.template,
-        label_names=prepared.labels if prepared.task == "classification" else [],
-        score_labels=prepared.task == "classification" and len(prepared.labels) <= 20 and not shots,
+        label_names=prepared.record.labels if prepared.record.task == "classification" else [],
+        score_labels=prepared.record.task == "classification"
+        and len(prepared.record.labels) <= AUC_MAX_LABELS
+        and not shots,
         max_new_tokens=job.evaluate.max_new_tokens,
-        max_length=prepared.max_length,
+        batch_rows=job.evaluate.batch_size,
+        max_length=prepared.record.max_length,
         shots=shots,
     )
 

@@ -1,7 +1,7 @@
 """Trained weights → a model directory that anyone can load, reloaded and compared before it counts.
 
-A full model becomes a plain Hugging Face directory, an adapter a PEFT directory, safetensors only, with the tokenizer and
-the chat template of training inside. It is then loaded from disk like a stranger would, and must reproduce the
+A full model becomes a plain Hugging Face directory, an adapter a PEFT directory, safetensors only, with the tokenizer
+and the chat template of training inside. It is then loaded from disk like a stranger would, and must reproduce the
 logits that the training workers computed and the token ids they trained on. What differs is refused: adapters saved
 without gathering under ZeRO-3 and lost templates have both shipped in other tools.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import RunFailed
+from trainers.prepared import TRAIN, Prepared
 from trainers.train import trained_weights
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ the demo's model); bf16 rounds logits of size 16 to 1/16, over which layers diff
 def run(ctx: RunContext) -> None:
     """Write and check ``runs/RUN/model``. Raises RunFailed where the reloaded model is not the trained one."""
     _, weights_dir = trained_weights(ctx)
-    prepared = Path(ctx.prepared_path())
+    prepared = Prepared(Path(ctx.prepared_path()))
     with ctx.store.writing("runs", ctx.run, "model") as directory:
         write_model(ctx.job, weights_dir, directory)
         difference = logit_difference(ctx.job, weights_dir, directory)
@@ -99,15 +100,23 @@ def logit_difference(job: JobSpec, weights_dir: Path, directory: Path) -> float:
     return float((logits_NV.float() - probe["logits"]).abs().max())
 
 
-def refuse_other_tokens(job: JobSpec, prepared: Path, directory: Path, sample: int = 16) -> None:
+def refuse_other_tokens(job: JobSpec, prepared: Prepared, directory: Path, sample: int = 16) -> None:
     """Raise RunFailed unless the exported tokenizer and template give the token ids of training."""
     import numpy as np
 
-    from trainers.prepared import read_split
     from trainers.templates import load_tokenizer, template_of
     from trainers.tokens import TokenSet, encode_rows
 
-    rows = read_split(prepared, "train")[:sample]
     template = template_of(load_tokenizer(str(directory)), None)
-    tokens = TokenSet.load(prepared / "tokens" / "train.arrow")
-    del job, template, tokens, rows, np, encode_rows
+    rows = prepared.rows(TRAIN)[:sample]
+    tokens_path = prepared.tokens_path(TRAIN)
+    assert tokens_path is not None, "a prepared data set without training tokens"
+    trained = TokenSet.load(tokens_path)
+    again = encode_rows(rows, template, job.data.loss_on, prepared.record.max_length)
+    for place, encoded in enumerate(again):
+        ids_T, _ = trained.example(place)
+        if not np.array_equal(ids_T, encoded.ids_T):
+            raise RunFailed(
+                f"the exported tokenizer gives other token ids than training for {rows[place].where}",
+                "this is a fault in the export, not in your job: keep the run's directory and report it",
+            )

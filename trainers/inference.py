@@ -1,14 +1,14 @@
 """A model directory and evaluation examples → answers, label probabilities and likelihoods.
 
-Works on full models, adapter releases and untuned bases alike, in the caller's process (which may be a Ray task). Prompts
-are rendered by the same template and encoder as in training. A prompt that leaves no room for its answer loses its oldest
-tokens. Few-shot examples become earlier turns of the prompt; as many as fit are used.
+Works on full models, adapter releases and untuned bases alike, in the caller's process (which may be a Ray task).
+Prompts are rendered by the same template and encoder as in training. A prompt that leaves no room for its answer
+loses its oldest tokens. Few-shot examples become earlier turns of the prompt; as many as fit are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,9 @@ from trainers.metrics import Predictions
 if TYPE_CHECKING:
     import torch
 
-    from trainers.rows import Message
     from trainers.splits import EvaluationExample
     from trainers.templates import Template
+    from trainers.turns import Message
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Inference:
     label_names: list[str] = field(default_factory=list)
     score_labels: bool = False
     max_new_tokens: int = 64
+    batch_rows: int = 16
     max_length: int | None = None
     shots: list[list[Message]] = field(default_factory=list)
 
@@ -93,7 +94,11 @@ def predict(asked: Inference) -> Predictions:
         return Predictions(texts=[], references=[], nll=nll, target_tokens=target_tokens)
     prompts = _prompts(loaded, asked)
     answers = generate(
-        loaded.model, prompts, stop_ids=loaded.template.stop_ids, max_new_tokens=asked.max_new_tokens
+        loaded.model,
+        prompts,
+        stop_ids=loaded.template.stop_ids,
+        max_new_tokens=asked.max_new_tokens,
+        batch_rows=asked.batch_rows,
     )
     texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
     scores = _label_scores(loaded, asked, prompts) if asked.score_labels else None
@@ -116,10 +121,10 @@ def _prompts(loaded: Loaded, asked: Inference) -> list[list[int]]:
     prompts: list[list[int]] = []
     for example in asked.examples:
         shots = list(asked.shots)
-        ids = loaded.template.prompt_ids([*sum(shots, []), *example.prompt])
+        ids = loaded.template.prompt_ids([*chain.from_iterable(shots), *example.prompt])
         while len(ids) > room and shots:
             shots.pop(0)
-            ids = loaded.template.prompt_ids([*sum(shots, []), *example.prompt])
+            ids = loaded.template.prompt_ids([*chain.from_iterable(shots), *example.prompt])
         prompts.append(ids[-room:])
     return prompts
 
@@ -134,7 +139,7 @@ def _label_scores(loaded: Loaded, asked: Inference, prompts: list[list[int]]) ->
 
 def _likelihood(loaded: Loaded, asked: Inference) -> tuple[np.ndarray, np.ndarray]:
     """Sum each example's -log p over all its references; the number of target tokens beside it."""
-    from trainers.likelihood import negative_log_likelihoods
+    from trainers.likelihood import joined, negative_log_likelihoods
     from trainers.model import TargetLoss
 
     limit = min(loaded.context_tokens, asked.max_length or loaded.context_tokens)
@@ -142,7 +147,8 @@ def _likelihood(loaded: Loaded, asked: Inference) -> tuple[np.ndarray, np.ndarra
     encoded = []
     for index, example in enumerate(asked.examples):
         for reference in example.references:
-            ids, is_target = loaded.template.example_ids(example.prompt, reference)
+            prompt = loaded.template.prompt_ids(example.prompt)
+            ids, is_target = joined(prompt, loaded.template.answer_ids(example.prompt, reference))
             owners.append(index)
             encoded.append((ids[:limit], is_target[:limit]))
     nll = negative_log_likelihoods(TargetLoss(loaded.model), encoded)

@@ -46,18 +46,22 @@ PROFILES = {
     "Vietnamese": "của và là không có cho được các một những này trong với đã để người tôi như thế nào",
 }
 
+ENGLISH_TOO = frozenset(
+    "am an as at den do for gift had ha han hat he hun in kan ma man mi mis on plus to van var".split()
+)
+
 
 def _exclusive(profiles: dict[str, str]) -> dict[str, str]:
-    """Return word → language for the words that one profile alone holds."""
+    """Return word → language for the words that one profile alone holds and English text does not use otherwise."""
     holders: dict[str, set[str]] = {}
     for language, words in profiles.items():
         for word in words.split():
             holders.setdefault(word, set()).add(language)
-    # Words of other profiles that ordinary English text also uses.
-    for word in "den on do to hat am die an as he by for in most met kill gift fast pas plus van hun var han mi ma do".split():
-        if "English" not in holders.get(word, set()):
-            holders.setdefault(word, set()).add("English")
-    return {word: next(iter(languages)) for word, languages in holders.items() if len(languages) == 1}
+    return {
+        word: next(iter(languages))
+        for word, languages in holders.items()
+        if len(languages) == 1 and word not in ENGLISH_TOO
+    }
 
 
 LANGUAGE_OF = _exclusive(PROFILES)

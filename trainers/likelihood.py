@@ -49,16 +49,17 @@ def label_scores(
 ) -> NDArray[np.float64]:
     """Return p(label | prompt) normalised over the labels: shape (len(prompts), len(labels)), rows sum to 1.
 
-    ``labels`` are the token ids of each label's answer, its end-of-turn token included, so that no label is the prefix of
-    another.
+    ``labels`` are the token ids of each label's answer, its end-of-turn token included, so that no label is the
+    prefix of another.
     """
-    examples = [_joined(prompt, label) for prompt in prompts for label in labels]
+    examples = [joined(prompt, label) for prompt in prompts for label in labels]
     log_p = -negative_log_likelihoods(scorer, examples).reshape(len(prompts), len(labels))
     p = np.exp(log_p - log_p.max(axis=1, keepdims=True))
     return p / p.sum(axis=1, keepdims=True)
 
 
-def _joined(prompt: Sequence[int], label: Sequence[int]) -> Encoded:
+def joined(prompt: Sequence[int], label: Sequence[int]) -> Encoded:
+    """Return a prompt and its answer as one example whose answer is the target."""
     ids = np.asarray([*prompt, *label], dtype=np.int32)
     is_target = np.zeros(len(ids), dtype=np.bool_)
     is_target[len(prompt) :] = True

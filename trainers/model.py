@@ -1,9 +1,9 @@
 """A base model directory or hub id → a full or adapter model, and what of it is trainable.
 
 The loss sees target tokens only: a pre-hook on the output embedding drops every hidden state that predicts no target
-before it meets the vocabulary, so logits are (N, V) for N targets instead of (B, T, V). A hook rather than a call of the
-decoder's inside keeps whatever a model does to its logits (scaling, soft caps) and works for every causal model of
-transformers. Right padding needs no attention mask: causal attention never looks right, and pads carry no loss.
+before it meets the vocabulary, so logits are (N, V) for N targets instead of (B, T, V). A hook rather than a call of
+the decoder's inside keeps whatever a model does to its logits (scaling, soft caps) and works for every causal model
+of transformers. Right padding needs no attention mask: causal attention never looks right, and pads carry no loss.
 
 Shape legend: B rows, T tokens, D hidden size, N target tokens, V vocabulary.
 """
@@ -120,8 +120,10 @@ def prepare_model(base: str, train: TrainSpec, dtype: torch.dtype) -> PreTrained
 
 
 def add_adapter(model: PreTrainedModel, train: TrainSpec) -> nn.Module:
-    """Inject LoRA adapters (Hu et al. 2021, arXiv 2106.09685); adapter weights are fp32. Raises JobFileError for targets
-    that name no layer."""
+    """Inject LoRA adapters (Hu et al. 2021, arXiv 2106.09685); adapter weights are fp32.
+
+    Raises JobFileError for targets that name no layer.
+    """
     from peft import LoraConfig, get_peft_model
 
     lora = train.lora

@@ -1,8 +1,8 @@
 """DeepSpeed's compiled CPU collective: built once at set-up, found at run time.
 
-DeepSpeed compiles ``deepspeed_shm_comm`` when a CPU job first starts, which takes half a minute to two; ``python -m trainers.ops``
-does it during ``make setup`` instead. Even the built one is looked up through ``ninja``, which pip puts beside the
-interpreter and not on everybody's PATH.
+DeepSpeed compiles ``deepspeed_shm_comm`` when a CPU job first starts, which takes half a minute to two; ``python -m
+trainers.ops`` does it during ``make setup`` instead. Even the built one is looked up through ``ninja``, which pip
+puts beside the interpreter and not on everybody's PATH.
 """
 
 from __future__ import annotations

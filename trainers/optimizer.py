@@ -1,7 +1,7 @@
 """Trainable parameters and the job's rates → an AdamW optimizer, and the learning rate at every step.
 
-Decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101) acts on matrices only; norms and biases are spared.
-The schedule is a pure function of the step, so nothing of it needs to be kept in a checkpoint.
+Decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101) acts on matrices only; norms and biases are
+spared. The schedule is a pure function of the step, so nothing of it needs to be kept in a checkpoint.
 """
 
 from __future__ import annotations

@@ -45,7 +45,22 @@ IBAN_LENGTHS = {
     for code in codes.split()
 }
 
-KEY_PREFIXES = tuple("AKIA ASIA sk- sk_ rk_ gh github_pat_ glpat- xox AIza hf_ npm_ eyJ PRIVATE".split())
+KEY_PREFIXES = (
+    "AKIA",
+    "ASIA",
+    "sk-",
+    "sk_",
+    "rk_",
+    "gh",
+    "github_pat_",
+    "glpat-",
+    "xox",
+    "AIza",
+    "hf_",
+    "npm_",
+    "eyJ",
+    "PRIVATE",
+)
 SECRET_WORDS = re.compile(r"api[_-]?key|secret|token|passw(?:or)?d", re.IGNORECASE)
 KEY = re.compile(
     r"(?<![A-Za-z0-9_-])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|(?=[\w-]*\d)sk-[\w-]{20,}|[sr]k_(?:live|test)_[0-9A-Za-z]{16,}"
@@ -57,8 +72,12 @@ SECRET = re.compile(
     r"(?i:api[_-]?key|secret(?:[_-]?key)?|token|passw(?:or)?d)[\"']?\s*[:=]\s*[\"']?"
     r"(?P<value>(?=[\w+/-]*\d)(?=[\w+/-]*[A-Za-z])[\w+/-]{16,}={0,2})"
 )
-EMAIL = re.compile(r"(?<![\w.+%-])[\w+%-]+(?:\.[\w+%-]+)*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b")
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[A-Z0-9]{11,28}|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)(?![A-Za-z0-9])")
+EMAIL = re.compile(
+    r"(?<![\w.+%-])[\w+%-]+(?:\.[\w+%-]+)*@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b"
+)
+IBAN = re.compile(
+    r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[A-Z0-9]{11,28}|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?)(?![A-Za-z0-9])"
+)
 CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-])")
 NATIONAL_ID = re.compile(r"(?<![\w-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 PHONE = re.compile(
@@ -143,7 +162,7 @@ def _candidates(text: str) -> Iterator[Sighting]:
 
 
 def find_personal_data(text: str) -> list[Sighting]:
-    """Return what a text holds, in order; where two readings overlap, keys go before e-mails, then as in ``PATTERNS``."""
+    """Return what a text holds, in order; of two readings that overlap, the first in ``PATTERNS`` counts."""
     kept: list[Sighting] = []
     for found in _candidates(text):
         if all(found.end <= other.start or found.start >= other.end for other in kept):

@@ -1,7 +1,7 @@
 """The last stage: a released run → MLflow, and a model version where the gate accepted.
 
-Metrics over steps, final scores and the report files go to the run that was opened for this job; the version carries the
-lineage (data, base, run). The run's result is written last, as what `hone train` prints.
+Metrics over steps, final scores and the report files go to the run that was opened for this job; the version carries
+the lineage (data, base, run). The run's result is written last, as what `hone train` prints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A checked model directory, its scores and its gate → a release: servable, self-describing, with a model card.
 
-A release is written whenever training finished, accepted or not; only an accepted one becomes a version. ``release.json``
-holds what a server or an auditor needs (job, hashes, versions, scores), README.md says the same to people.
+A release is written whenever training finished, accepted or not; only an accepted one becomes a version.
+``release.json`` holds what a server or an auditor needs (job, hashes, versions, scores), README.md says the same to
+people.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cluster.records import GateReport, Interval, Metrics, Release
 from cluster.store import content_hash
 from trainers.card import model_card
 from trainers.evaluation import Scored, read_scored
-from trainers.prepared import open_prepared
+from trainers.prepared import Prepared
 from trainers.train import trained_weights
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def run(ctx: RunContext) -> None:
             if file.name not in ("manifest.json", "reload.json"):
                 _link(file, directory / file.relative_to(model))
         (directory / "release.json").write_text(record.model_dump_json(indent=2))
-        card = model_card(record, ctx.check(), gate, open_prepared(Path(ctx.prepared_path())).template)
+        card = model_card(record, ctx.check(), gate, Prepared(Path(ctx.prepared_path())).record.template)
         (directory / "README.md").write_text(card, encoding="utf-8")
     ctx.store.remove("runs", ctx.run, "model")
 

@@ -94,11 +94,7 @@ def _expanded(path: str) -> list[str]:
         return found
     if glob.has_magic(path):
         raise DataError("no file matches", "Check the pattern and the directory it is relative to.", path)
-    raise DataError(
-        "there is no such file",
-        "Check the path; a data set of the hub is written OWNER/NAME or OWNER/NAME?split=..",
-        path,
-    )
+    raise DataError("there is no such file", "Check the path; a data set of the hub is OWNER/NAME.", path)
 
 
 def _remote_files(url: str) -> list[str]:

@@ -23,6 +23,7 @@ from cluster.runs import read_status, write_status
 from cluster.spec import JobSpec
 from cluster.store import Store
 from trainers.loop import EvaluationRecord, LoopInputs, run_loop
+from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.worker import Ranks, StepRecord
 
 if TYPE_CHECKING:
@@ -122,9 +123,7 @@ def run(ctx: RunContext) -> None:
             "plan": plan.model_dump(mode="json"),
             "prepared": ctx.prepared_path(),
         },
-        torch_config=TorchConfig(
-            backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
-        ),
+        torch_config=TorchConfig(backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -141,7 +140,7 @@ def run(ctx: RunContext) -> None:
     with _watching(ctx):
         try:
             trainer.fit()
-        except Exception as error:  # noqa: BLE001 (Ray wraps whatever a worker raised)
+        except Exception as error:
             raise _cause(error) from error
     _commit(ctx)
 
@@ -159,7 +158,7 @@ def train_worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(plan.cpus_per_worker)))
     store = Store(config["home"])
     parts = Path(store.path("runs", config["run"], "parts"))
-    inputs = loop_inputs(job, plan, Path(config["prepared"]), parts)
+    inputs = loop_inputs(job, plan, Prepared(Path(config["prepared"])), parts)
     recorder = None
     if ranks.rank == 0:
         recorder = Recorder(store, config["run"], time.monotonic(), [], {}, max_seconds=max_seconds(job, plan))
@@ -169,17 +168,18 @@ def train_worker(config: dict[str, Any]) -> None:
         (parts / "history.json").write_text(json.dumps(recorder.history))
 
 
-def loop_inputs(job: JobSpec, plan: Plan, prepared: Path, best_dir: Path) -> LoopInputs:
+def loop_inputs(job: JobSpec, plan: Plan, prepared: Prepared, best_dir: Path) -> LoopInputs:
     """Return what the loop needs, from a job, its plan and a prepared data set on disk."""
     from trainers.tokens import TokenSet
 
-    validation = prepared / "tokens" / "validation.arrow"
+    train_path, validation_path = prepared.tokens_path(TRAIN), prepared.tokens_path(VALIDATION)
+    assert train_path is not None, "a prepared data set without training tokens"
     return LoopInputs(
         base=job.base,
         train=job.train,
         plan=plan,
-        train_tokens=TokenSet.load(prepared / "tokens" / "train.arrow"),
-        validation_tokens=TokenSet.load(validation) if validation.exists() else None,
+        train_tokens=TokenSet.load(train_path),
+        validation_tokens=TokenSet.load(validation_path) if validation_path else None,
         best_dir=best_dir,
     )
 
@@ -240,4 +240,6 @@ def _cause(error: BaseException) -> BaseException:
         inner = [*failures.values(), *(getattr(wrapper, name, None) for name in ("_base_exc", "cause", "__cause__"))]
         seen += [e for e in inner if isinstance(e, BaseException) and not any(e is s for s in seen)]
     last = seen[-1]
-    return RunFailed(f"training failed: {type(last).__name__}: {str(last).strip().splitlines()[-1][:500]}", "see `--debug`")
+    return RunFailed(
+        f"training failed: {type(last).__name__}: {str(last).strip().splitlines()[-1][:500]}", "see `--debug`"
+    )

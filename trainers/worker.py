@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cluster.errors import RunFailed
+from cluster.records import Metrics
 from trainers.batches import Schedule, layout, pad
 from trainers.checkpoint import save_weights
 from trainers.model import TargetLoss, prepare_model, trainable_parameters
@@ -33,7 +34,7 @@ from trainers.quiet import quiet_libraries
 from trainers.zero import deepspeed_config
 
 if TYPE_CHECKING:
-    from cluster.records import Metrics, Plan
+    from cluster.records import Plan
     from cluster.spec import TrainSpec
     from trainers.tokens import TokenSet
 
@@ -52,7 +53,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One finished optimizer step; ``step`` counts from 1, ``seconds`` since it began; ``stop``: some rank asked to end."""
+    """One finished optimizer step, counted from 1; ``seconds`` it took; ``stop`` where a rank asked to end."""
 
     step: int
     steps: int
@@ -148,7 +149,7 @@ class Worker:
         )
 
     def accumulate_gradients(self, step: int) -> tuple[Tensor, int]:
-        """Run a step's forward and backward passes; return this rank's summed loss and the step's global target count."""
+        """Run a step's forward and backward passes; return this rank's summed loss and all ranks' target count."""
         train, tokens = self.inputs.train, self.inputs.train_tokens
         examples = self.schedule.examples(step)
         num_targets = int(tokens.target_counts[examples].sum())

@@ -1,9 +1,9 @@
 """The plan of a run → a DeepSpeed configuration, and nothing else.
 
-Accumulation is unmanaged: the loop decides where a step ends by calling ``step()``, because the number of micro-batches
-follows from the rows' lengths and differs from step to step. DeepSpeed's batch-size fields are therefore nominal, and the
-loss is normalised by the loop (by the step's global number of target tokens), never by DeepSpeed. Gradients are averaged
-over ranks, which the loop compensates.
+Accumulation is unmanaged: the loop decides where a step ends by calling ``step()``, because the number of
+micro-batches follows from the rows' lengths and differs from step to step. DeepSpeed's batch-size fields are
+therefore nominal, and the loss is normalised by the loop (by the step's global number of target tokens), never by
+DeepSpeed. Gradients are averaged over ranks, which the loop compensates.
 """
 
 from __future__ import annotations

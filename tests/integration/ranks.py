@@ -23,7 +23,8 @@ def on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> Any:
     queue = context.Queue()
     port = free_port()
     processes = [
-        context.Process(target=_rank, args=(function, rank, world_size, port, queue, args)) for rank in range(world_size)
+        context.Process(target=_rank, args=(function, rank, world_size, port, queue, args))
+        for rank in range(world_size)
     ]
     for process in processes:
         process.start()
@@ -39,7 +40,9 @@ def on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> Any:
     return outcome
 
 
-def _rank(function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]) -> None:
+def _rank(
+    function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]
+) -> None:
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

@@ -110,7 +110,10 @@ def reference_losses(base: Path, tokens_path: Path) -> list[float]:
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([np.pad(ids, (0, longest - len(ids))).tolist() for ids, _ in rows])
         labels = torch.tensor(
-            [np.pad(np.where(target, ids, -100), (0, longest - len(ids)), constant_values=-100).tolist() for ids, target in rows]
+            [
+                np.pad(np.where(target, ids, -100), (0, longest - len(ids)), constant_values=-100).tolist()
+                for ids, target in rows
+            ]
         )
         mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows])
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
@@ -118,7 +121,9 @@ def reference_losses(base: Path, tokens_path: Path) -> list[float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = train.learning_rate * learning_rate_frac(step, schedule.num_steps, train.schedule, train.warmup)
+            group["lr"] = train.learning_rate * learning_rate_frac(
+                step, schedule.num_steps, train.schedule, train.warmup
+            )
         optimizer.step()
         seen.append(loss.item())
     return seen

@@ -1,0 +1,139 @@
+"""The rows as read → the rows with the faults mended or dropped that ``data.audit.fix`` names, and how many.
+
+Only what the user asked for is changed, and it is counted. Damaged encoding, control characters and personal data are
+mended in place, in every turn, the label and the references; a row whose characters are lost for good is dropped. For
+every other code the rows that the audit would have go are dropped. Mending comes first, since it can make two rows
+equal. Files given for validation and test are fixed as well, except that a leak is always mended in training.
+
+Left out: anything that would have to invent text, and a second round (dropping rows can make a class rare).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cluster.errors import JobFileError
+from trainers.audit_evidence import AuditData, Evidence, TokenCounts
+from trainers.audit_labels import balance_evidence, suspect_evidence
+from trainers.audit_sets import conflict_evidence, duplicate_evidence, leakage_evidence
+from trainers.audit_size import length_evidence, truncation_evidence
+from trainers.audit_text import encoding_damage, repaired, text_evidence, without_control_characters
+from trainers.duplicates import near_duplicate_pairs, near_texts, row_hashes
+from trainers.personal_data import mask_personal_data
+from trainers.turns import order_fault
+
+if TYPE_CHECKING:
+    from cluster.spec import AuditSpec
+    from trainers.rows import Row
+
+MENDERS: dict[str, Callable[[str], str]] = {
+    "encoding_damaged": repaired,
+    "control_characters": without_control_characters,
+    "pii": mask_personal_data,
+}
+COUNTED_IN_TOKENS = frozenset({"truncated", "target_truncated"})
+Parts = dict[str, list["Row"]]
+
+
+def fix_rows(
+    parts: Mapping[str, Sequence[Row]],
+    spec: AuditSpec,
+    count_tokens: Callable[[Sequence[Row]], TokenCounts] | None = None,
+) -> tuple[Parts, dict[str, int]]:
+    """Return the rows of every part (``train`` and the splits given as files) after the fixes, and code → rows changed.
+
+    A row that several codes would drop is counted for the first of them in ``spec.fix``. Raises JobFileError where
+    rows are to be dropped by their tokens and there is no ``count_tokens``.
+    """
+    if count_tokens is None and (asked := sorted(COUNTED_IN_TOKENS & set(spec.fix))):
+        raise JobFileError(
+            f"{asked[0]} cannot be fixed here: tokens are counted later",
+            "remove it, and raise train.max_length or shorten the rows",
+            "data.audit.fix",
+        )
+    names = list(parts)
+    rows = [row for name in names for row in parts[name]]
+    split_of = np.repeat(np.arange(len(names)), [len(parts[name]) for name in names])
+    changed: dict[str, int] = {}
+    for code in [code for code in spec.fix if code in MENDERS]:
+        mended = [_mended(row, MENDERS[code]) for row in rows]
+        changed[code] = sum(new is not old for new, old in zip(mended, rows, strict=True))
+        rows = mended
+    keep = np.ones(len(rows), np.bool_)
+    for code, gone in _rows_to_drop(rows, split_of, names, spec, count_tokens):
+        gone = gone[keep[gone]]
+        keep[gone] = False
+        changed[code] = changed.get(code, 0) + len(gone)
+    fixed = {
+        name: [rows[index] for index in np.flatnonzero((split_of == place) & keep).tolist()]
+        for place, name in enumerate(names)
+    }
+    return fixed, {code: num for code, num in changed.items() if num}
+
+
+def _mended(row: Row, mend: Callable[[str], str]) -> Row:
+    """Return the row with every text mended; the same object where nothing changed."""
+    messages = tuple(message | {"content": mend(message["content"])} for message in row.messages)
+    label = None if row.label is None else mend(row.label)
+    references = tuple(map(mend, row.references))
+    if (messages, label, references) == (row.messages, row.label, row.references):
+        return row
+    return replace(row, messages=messages, label=label, references=references)
+
+
+def _rows_to_drop(
+    rows: Sequence[Row],
+    split_of: np.ndarray[tuple[int], np.dtype[np.int64]],
+    names: Sequence[str],
+    spec: AuditSpec,
+    count_tokens: Callable[[Sequence[Row]], TokenCounts] | None,
+) -> Iterable[tuple[str, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
+    """Yield each code of ``spec.fix`` with the rows it drops."""
+    codes = [code for code in spec.fix if code not in ("pii", "control_characters")]
+    if not codes:
+        return
+    tokens = count_tokens(rows) if count_tokens is not None and COUNTED_IN_TOKENS & set(codes) else None
+    near = near_duplicate_pairs(
+        near_texts(rows) if {"duplicate_near", "leakage_near"} & set(codes) else [], spec.near_similarity
+    )
+    data = AuditData(rows, split_of, names, row_hashes(rows), near, given=names[1:], tokens=tokens)
+    for code in codes:
+        if code in SINGLE_ROW:
+            yield code, np.flatnonzero([bool(SINGLE_ROW[code](row)) for row in rows])
+        else:
+            found = [evidence.rows for evidence in CHECKS[code](data, spec) if evidence.code == code]
+            yield code, np.concatenate([np.empty(0, np.int64), *found])
+
+
+def _has_lost_characters(row: Row) -> bool:
+    return any(encoding_damage(message["content"]) for message in row.messages)
+
+
+def _has_empty_turn(row: Row) -> bool:
+    return any(not message["content"].strip() and "tool_calls" not in message for message in row.prompt)
+
+
+SINGLE_ROW: dict[str, Callable[[Row], object]] = {
+    "encoding_damaged": _has_lost_characters,
+    "target_missing": lambda row: not row.completion.strip(),
+    "turn_empty": _has_empty_turn,
+    "roles_broken": lambda row: order_fault(row.messages),
+}
+CHECKS: dict[str, Callable[[AuditData, AuditSpec], list[Evidence]]] = {
+    "boilerplate": lambda data, spec: text_evidence(data, spec.language_frac),
+    "language_mixed": lambda data, spec: text_evidence(data, spec.language_frac),
+    "duplicate_exact": lambda data, spec: duplicate_evidence(data, spec.near_similarity),
+    "duplicate_near": lambda data, spec: duplicate_evidence(data, spec.near_similarity),
+    "leakage_exact": lambda data, spec: leakage_evidence(data),
+    "leakage_near": lambda data, spec: leakage_evidence(data),
+    "conflicting_answers": lambda data, spec: conflict_evidence(data),
+    "class_rare": lambda data, spec: balance_evidence(data, spec.imbalance_ratio, spec.rare_rows),
+    "label_suspect": lambda data, spec: suspect_evidence(data, spec.suspect_neighbours, spec.sample_rows),
+    "length_outlier": lambda data, spec: length_evidence(data, spec.outlier_factor),
+    "truncated": lambda data, spec: truncation_evidence(data),
+    "target_truncated": lambda data, spec: truncation_evidence(data),
+}

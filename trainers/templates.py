@@ -1,0 +1,216 @@
+"""Messages ↔ the text and token ids that a model sees, the same in training, evaluation and serving.
+
+A conversation is rendered piece by piece: up to an assistant's turn as a prompt, then what that turn adds. Each piece
+is tokenised on its own and the ids are concatenated, so the prompt's ids at inference are exactly those of training,
+whatever the tokenizer would merge across the border. (With loss on all turns a later turn's history is several
+pieces; its ids are those of one piece wherever special tokens enclose the turns.) A template that rewrites earlier
+turns cannot be cut so, and is refused.
+
+An answer ends with a token that stops generation: the first special token of those that the template closes a turn
+with. What comes behind it (a line break, a second closing token) is no target; where the template closes with none,
+white space at the end gives way to the tokenizer's end-of-text token.
+
+A base without a chat template gets ``PLAIN_TEMPLATE``: after the beginning-of-text token the contents of system, user
+and tool turns, each followed by a line break, and those of the assistant, each closed by the end-of-text token. Plain
+text without a prompt uses no template: begin, text, end. Left out: the schemas of tools, which rows do not carry.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from cluster.errors import BaseModelError, DataError
+
+if TYPE_CHECKING:
+    from trainers.turns import Message
+
+LossOn = Literal["completion", "all"]
+
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}"
+    "{% for message in messages %}"
+    "{{ message.content }}{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of rendered text, tokenised on its own; ``is_target`` where the model shall learn to write it."""
+
+    text: str
+    is_target: bool
+
+
+def load_tokenizer(path: str) -> Any:
+    """Load the tokenizer of a model directory or hub id. Raises BaseModelError where there is none, or no eos."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # a damaged tokenizer.json comes out of Rust as a bare Exception
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BaseModelError(
+            f"{path} has no tokenizer that loads: {reason}", "Add a tokenizer.json that fits the model.", "base"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise BaseModelError(
+            f"the tokenizer of {path} has no end-of-text token", "Set eos_token in its tokenizer_config.json.", "base"
+        )
+    return tokenizer
+
+
+def template_of(tokenizer: Any, given: str | None) -> Template:
+    """Return the job's template (text, or the file that holds it), else the tokenizer's own, else the plain one.
+
+    Raises DataError where it cannot be read or rendered or leaves the opening of an answer to the model, BaseModelError
+    where the tokenizer has several and none is the default.
+    """
+    if given is not None:
+        template = Template(tokenizer, _template_text(given))
+        template.refuse_unopened()
+        return template
+    own = tokenizer.chat_template
+    if isinstance(own, dict):
+        named = cast("dict[str, str]", own)
+        if "default" not in named:
+            raise BaseModelError(
+                f"the tokenizer has the chat templates {', '.join(sorted(named))}, and none of them is its default",
+                "Give one of them as data.template.",
+                "base",
+            )
+        own = named["default"]
+    return Template(tokenizer, own or PLAIN_TEMPLATE)
+
+
+def _template_text(given: str) -> str:
+    if "{" in given or "\n" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the template {given} cannot be read: {error}", "give a Jinja file, or the text itself", "data.template"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template bound to a tokenizer; ``source`` is its Jinja text."""
+
+    tokenizer: Any
+    source: str
+
+    def segments(self, messages: Sequence[Message], loss_on: LossOn = "completion") -> list[Segment]:
+        """Return the pieces of a conversation in order. Raises DataError where the template cannot be cut."""
+        if len(messages) == 1:
+            text = self.tokenizer.bos_token or ""
+            return [*([Segment(text, False)] if text else []), Segment(self._ended(messages[0]["content"]), True)]
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        learned = turns if loss_on == "all" else turns[-1:]
+        return list(self._cut(messages, learned))
+
+    def refuse_unopened(self) -> None:
+        """Raise DataError where the prompt does not open the assistant's turn, so that answers would begin with it."""
+        asked: Message = {"role": "user", "content": "ASKED"}
+        answer = self.segments([asked, {"role": "assistant", "content": "ANSWERED"}])[-1].text
+        opening = answer.partition("ANSWERED")[0]
+        if opening.strip() and "add_generation_prompt" not in self.source:
+            raise DataError(
+                f"the chat template never opens the assistant's turn, so the model would have to write {opening!r}",
+                "End it with {% if add_generation_prompt %}" + opening.strip() + "{% endif %}.",
+                "data.template",
+            )
+
+    def prompt_ids(self, prompt: Sequence[Message]) -> list[int]:
+        """Return the ids that a model is given before it answers; plain text has only its beginning."""
+        if not prompt:
+            return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        return self.encode_text(self._render(prompt, prompt=True))
+
+    def answer_ids(self, prompt: Sequence[Message], answer: str) -> list[int]:
+        """Return the ids of an answer as the model shall write it, its stop token included."""
+        segments = self.segments([*prompt, {"role": "assistant", "content": answer}])
+        return self.encode_text(segments[-1].text)
+
+    @cached_property
+    def stop_ids(self) -> list[int]:
+        """Token ids that end an answer: what this template ends one with, and the tokenizer's end-of-text."""
+        asked: Message = {"role": "user", "content": "x"}
+        last = self.answer_ids([asked], "y")[-1]
+        return list(dict.fromkeys((last, int(self.tokenizer.eos_token_id))))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of one piece, special tokens recognised, none added."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def _cut(self, messages: Sequence[Message], learned: list[int]) -> Iterator[Segment]:
+        done = ""
+        for turn in learned:
+            before = self._render(messages[:turn], prompt=True)
+            yield Segment(self._added(done, before), False)
+            added = self._added(before, self._render(messages[: turn + 1], prompt=False))
+            answer = self._ended(added)
+            yield Segment(answer, True)
+            # An end-of-text token that we added is no part of what the template makes of this turn later.
+            done = before + (answer if added.startswith(answer) else added.rstrip())
+
+    def _added(self, before: str, after: str) -> str:
+        if after.startswith(before):
+            return after[len(before) :]
+        raise DataError(
+            "the chat template changes earlier turns when a later one is added, so the answers cannot be cut out",
+            "Set data.loss_on: completion, or give a template that only appends as data.template.",
+            "data.template",
+        )
+
+    def _ended(self, answer: str) -> str:
+        """Return an answer up to its stop token, the first special token of its end; add one where there is none."""
+        end = self._end_pattern.search(answer)
+        assert end is not None, "the pattern matches an empty end"
+        if end["stop"] is None:
+            return answer[: end.start()] + self.tokenizer.eos_token
+        return answer[: end.end("stop")]
+
+    @cached_property
+    def _end_pattern(self) -> re.Pattern[str]:
+        """The white space and special tokens that a text ends with; group ``stop`` is the first of the tokens."""
+        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        special = sorted({token for token in (*added, *self.tokenizer.all_special_tokens) if token.strip()})
+        either = "|".join(re.escape(token) for token in special)
+        return re.compile(rf"(?<!\s)\s*(?:(?P<stop>{either})(?:\s|{either})*)?\Z")
+
+    def _render(self, messages: Sequence[Message], *, prompt: bool) -> str:
+        import jinja2
+
+        shown = [_as_templates_read(message) for message in messages]
+        try:
+            return self.tokenizer.apply_chat_template(
+                shown, chat_template=self.source, tokenize=False, add_generation_prompt=prompt
+            )
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise DataError(
+                f"the chat template cannot render turns of the roles {roles}: {error}",
+                "Mend the row, or give another template as data.template.",
+                "data.template",
+            ) from error
+
+
+def _as_templates_read(message: Message) -> dict[str, Any]:
+    """Return a message with its tool calls as objects, and their arguments too, as templates expect them."""
+    shown: dict[str, Any] = dict(message)
+    if "tool_calls" in message:
+        shown["tool_calls"] = json.loads(message["tool_calls"])
+        for call in shown["tool_calls"]:
+            function = call.get("function", call)
+            if isinstance(function.get("arguments"), str):
+                function["arguments"] = json.loads(function["arguments"] or "{}")
+    return shown
