@@ -184,12 +184,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from cluster.runs import list_runs, read_status
+    from cluster.runs import list_runs
     from cluster.store import Store
     from cluster.tables import run_lines
 
-    store = Store(_settings().home)
-    runs = [read_status(store, run) for run in list_runs(store)]
+    runs = list_runs(Store(_settings().home))
     for line in run_lines(runs):
         print(line)
     if arguments.json:
@@ -198,12 +197,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from cluster.runs import find_run, read_status
+    from cluster.runs import find_run, reconciled_status
     from cluster.store import Store
     from cluster.tables import status_lines
 
     store = Store(_settings().home)
-    status = read_status(store, find_run(store, arguments.run))
+    status = reconciled_status(store, find_run(store, arguments.run))
     _emit(status, status_lines(status), as_json=arguments.json)
     return 0
 

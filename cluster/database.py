@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -46,37 +46,47 @@ def schema_of(tables: Tables) -> str:
     return f"hone_{tables}"
 
 
-def made_database(home: str, db: str | None, tables: Tables) -> str:
-    """Return ``database_url`` after making the directory or schema it needs; raises StoreError where it cannot."""
-    if db is None:
-        try:
-            Path(home).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{home} cannot be made: {error.strerror}", "Set HONE_HOME to a writable place."
-            ) from error
-        return database_url(home, db, tables)
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.exc import SQLAlchemyError
+@contextmanager
+def making_tables(home: str, db: str | None, tables: Tables) -> Generator[str]:
+    """Yield ``database_url`` with its directory or schema made, to one process at a time.
 
-    try:
-        engine = create_engine(db)
-        with engine.begin() as connection:
-            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema_of(tables)}"))
-        engine.dispose()
-    except ModuleNotFoundError as error:
-        raise StoreError("PostgreSQL needs its driver", "Install hone[postgres].", "HONE_DB") from error
-    except SQLAlchemyError as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(
-            f"the database refused: {reason}", "Check HONE_DB and its user's rights.", "HONE_DB"
-        ) from error
-    return database_url(home, db, tables)
+    Whoever opens a new database inside makes tables and runs migrations there, which two at once do not survive.
+    Raises StoreError where the directory or the schema cannot be made.
+    """
+    with _locked_file(home, tables) if db is None else _locked_database(db, schema_of(tables)):
+        yield database_url(home, db, tables)
 
 
 @contextmanager
-def exclusive(home: str) -> Generator[None]:
-    """Let one process of this machine at a time make tables under a local home: two at once fail half-way."""
-    with Path(home, ".databases.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def _locked_file(home: str, tables: Tables) -> Generator[None]:
+    with ExitStack() as held:
+        try:
+            Path(home).mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(Path(home, f".{tables}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StoreError(
+                f"{home} cannot be written: {error.strerror}", "Set HONE_HOME to another place."
+            ) from error
+        yield
+
+
+@contextmanager
+def _locked_database(db: str, schema: str) -> Generator[None]:
+    """Hold PostgreSQL's advisory lock of this name, which ends with the connection, and make the schema."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    with ExitStack() as held:
+        try:
+            engine = create_engine(db)
+            held.callback(engine.dispose)
+            connection = held.enter_context(engine.connect().execution_options(isolation_level="AUTOCOMMIT"))
+            connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": schema})
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+        except ModuleNotFoundError as error:
+            raise StoreError("PostgreSQL needs its driver", "Install hone[postgres].", "HONE_DB") from error
+        except SQLAlchemyError as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"the database refused: {reason}", "Check HONE_DB and its rights.", "HONE_DB") from error
         yield

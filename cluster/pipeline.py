@@ -8,14 +8,14 @@ status and its MLflow run end in a truthful state.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import HoneError
+from cluster.errors import HoneError, StoreError
 from cluster.jobfile import dump_job
 from cluster.records import CheckReport, Plan, RunState, RunStatus, TrainResult
 from cluster.registry import Registry, RunOutcome
@@ -40,7 +40,6 @@ class Stage:
 
 
 TRAINING: tuple[Stage, ...] = (
-    Stage("data", "trainers.prepare:run", "data.json"),
     Stage("train", "trainers.train:run", "train", on_ray=True),
     Stage("export", "trainers.export:run", "model"),
     Stage("evaluate", "trainers.evaluation:run", "evaluation", on_ray=True),
@@ -86,27 +85,47 @@ def entry(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
-def open_store(settings: Settings) -> Store:
-    """Return the store under HONE_HOME."""
-    return Store(settings.home)
-
-
 def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -> TrainResult:
     """Run a job's stages here, from data to a registered release, and return its result.
 
-    Raises whatever HoneError ended it; nothing is registered then.
+    Whatever can be refused is refused before the run exists. Raises the HoneError that ended it; nothing is
+    registered then.
     """
-    store = open_store(settings)
-    run = new_run_id(job.name, now, os.urandom(2))
-    ctx = RunContext(run, job, settings, store, Registry(settings), progress)
-    entry("trainers.prepare:refuse_early")(job)
-    store.put_text(dump_job(job), RUNS, run, "job.yaml")
-    claim_run(store, run)
-    write_status(store, RunStatus(run=run, stage=TRAINING[0].name, state="running"))
-    progress.say(f"run {run}")
+    ready = entry("trainers.prepare:ready")(job, settings, progress)
+    ctx = start_run(job, ready, settings, progress, now)
     with _accounted(ctx):
         run_stages(ctx, TRAINING)
-    return TrainResult.model_validate(store.get_json(RUNS, run, "result.json"))
+    return TrainResult.model_validate(ctx.store.get_json(RUNS, ctx.run, "result.json"))
+
+
+def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, now: datetime) -> RunContext:
+    """Give a job that is ready its id, its directory and its MLflow run."""
+    store = Store(settings.home)
+    run = new_run_id(job.name, now, os.urandom(2))
+    ctx = RunContext(run, job, settings, store, Registry(settings), progress)
+    store.put_text(dump_job(job), RUNS, run, "job.yaml")
+    claim_run(store, run)
+    document = {
+        "check": ready.report.model_dump(mode="json"),
+        "prepared": ready.prepared,
+        "data_hash": ready.data_hash,
+    }
+    store.put_json(document, RUNS, run, "data.json")
+    parameters = flat_parameters(job.model_dump(mode="json"))
+    ctx.registry.start_run(run, parameters, data_hash=ready.data_hash, sources=job.data.train)
+    progress.say(f"run {run}")
+    return ctx
+
+
+def flat_parameters(block: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return a job's values under dotted keys, blocks opened, lists kept whole."""
+    flat: dict[str, object] = {}
+    for key, value in block.items():
+        if isinstance(value, dict) and value:
+            flat |= flat_parameters(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
@@ -120,7 +139,7 @@ def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
         for place, stage in enumerate(stages):
             if stage.leaves in ctx.store.list(RUNS, ctx.run):
                 continue
-            write_status(ctx.store, RunStatus(run=ctx.run, stage=stage.name, state="running"))
+            _enter(ctx, stage)
             if stage.on_ray and not up:
                 while_needed.enter_context(ray_session(address=ctx.settings.ray_address))
                 up = True
@@ -129,8 +148,14 @@ def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
                 while_needed.close()
 
 
+def _enter(ctx: RunContext, stage: Stage) -> None:
+    """Say in the run's status that a stage begins, keeping what is known of its steps."""
+    last = read_status(ctx.store, ctx.run) or RunStatus(run=ctx.run, stage=stage.name, state="running")
+    write_status(ctx.store, last.model_copy(update={"stage": stage.name, "state": "running", "eta_s": None}))
+
+
 @contextmanager
-def _accounted(ctx: RunContext) -> Iterator[None]:
+def _accounted(ctx: RunContext) -> Generator[None]:
     """Leave a truthful status and MLflow run behind, however the stages end."""
     outcome: RunOutcome = "FAILED"
     state: RunState = "failed"
@@ -148,6 +173,9 @@ def _accounted(ctx: RunContext) -> Iterator[None]:
         why = f"{type(error).__name__}: {error}"
         raise
     finally:
-        last = read_status(ctx.store, ctx.run)
+        last = read_status(ctx.store, ctx.run) or RunStatus(run=ctx.run, stage=TRAINING[0].name, state=state)
         write_status(ctx.store, last.model_copy(update={"state": state, "why": why, "eta_s": None}))
-        ctx.registry.end_run(ctx.run, outcome)
+        try:
+            ctx.registry.end_run(ctx.run, outcome)
+        except StoreError as error:
+            ctx.progress.say(f"the run's end could not be tracked: {error}")

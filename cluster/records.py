@@ -7,7 +7,6 @@ names, except ``loss`` and ``perplexity``.
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,8 +34,8 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def as_json(self) -> str:
-        """Return the record as a single line of JSON."""
-        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False)
+        """Return the record as a single line of JSON; a number that is not finite becomes null."""
+        return self.model_dump_json()
 
 
 class Finding(Record):

@@ -16,12 +16,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cluster.database import Tables, database_url, made_database, postgres_url
+from cluster.database import Tables, database_url, making_tables, postgres_url
 from cluster.errors import RunFailed, UsageError
 
 OBJECT_STORE_BYTES = 2**30
@@ -78,9 +78,9 @@ class Settings:
         """Whether artifacts lie on this machine's disk."""
         return "://" not in self.home
 
-    def made_database(self, tables: Tables) -> str:
-        """Return the SQLAlchemy URL of one set of tables, its directory or schema made; raises StoreError."""
-        return made_database(self.home, self.db, tables)
+    def making_tables(self, tables: Tables) -> AbstractContextManager[str]:
+        """Yield the SQLAlchemy URL of one set of tables, its place made, to one process at a time; see there."""
+        return making_tables(self.home, self.db, tables)
 
 
 @dataclass(frozen=True)

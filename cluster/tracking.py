@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.database import database_url, exclusive
+from cluster.database import database_url
 from cluster.errors import StoreError
 from cluster.session import NO_TELEMETRY, environment
 
@@ -40,10 +40,7 @@ def owns_database(settings: Settings) -> bool:
 
 def connected_client(settings: Settings) -> Any:
     """Return an MlflowClient, its tables made where they are ours; one process at a time makes them."""
-    alone = nullcontext()
-    if owns_database(settings):
-        settings.made_database("mlflow")
-        alone = exclusive(settings.home) if settings.is_local else alone
+    alone = settings.making_tables("mlflow") if owns_database(settings) else nullcontext()
     with alone, environment(NO_TELEMETRY), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
@@ -122,8 +119,8 @@ def _portions(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 def _key(name: str) -> str:
-    """Return a name that MLflow takes for a parameter or metric: a slash would make it a path."""
-    return re.sub(r"[^\w.\- :]", "_", name)[:MAX_KEY_CHARACTERS]
+    """Return a name that MLflow takes for a parameter or metric: a slash or a leading dot would make it a path."""
+    return re.sub(r"^\.+|[^\w.\- :]", "_", name)[:MAX_KEY_CHARACTERS]
 
 
 def _cut(text: str, most: int) -> str:

@@ -67,7 +67,7 @@ def clean_labels(num: int = 1500, num_classes: int = 5, seed: int = 0) -> list[R
     topics = [_words(rng, 40) for _ in range(num_classes)]
     return [
         labelled(
-            _sentence(rng, shared[: 60 + i % 200] + topics[i % num_classes] * 3, 12), f"class {i % num_classes}", i
+            _sentence(rng, shared[: 60 + i % 200] + topics[i % num_classes] * 6, 12), f"class {i % num_classes}", i
         )
         for i in range(num)
     ]

@@ -33,12 +33,9 @@ UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")  # scripts th
 BOILERPLATE = """\
 as an ai language model
 as a language model, i
-as a language model i
 as a large language model, i
-as a large language model i
 as an ai assistant, i
 as an ai, i
-as an ai i
 i'm just an ai
 i am just an ai
 i'm an ai language
@@ -97,11 +94,16 @@ def repaired(text: str) -> str:
 
 
 def control_characters(text: str) -> list[str]:
-    """Return the invisible characters that have no business in a text, in order."""
+    """Return the invisible characters that have no business in a text, in order.
+
+    C1 characters of a damaged text are halves of letters (``repaired`` needs them) and not counted.
+    """
     if not CONTROL.search(text):
         return []
-    spaced = "\u200b" if UNSPACED.search(text) else ""
-    return [letter for letter in CONTROL.findall(FLAG_TAGS.sub("", text)) if letter != spaced]
+    fine = {"\u200b"} if UNSPACED.search(text) else set[str]()
+    if repaired(text) != text:
+        fine |= {chr(code) for code in range(0x80, 0xA0)}
+    return [letter for letter in CONTROL.findall(FLAG_TAGS.sub("", text)) if letter not in fine]
 
 
 def without_control_characters(text: str) -> str:
@@ -117,7 +119,8 @@ def without_control_characters(text: str) -> str:
 def boilerplate(answer: str) -> str | None:
     """Return the phrase of a chat assistant's stock text that an answer holds, or None."""
     lowered = answer.lower().replace("\u2019", "'")
-    return next((phrase for phrase in BOILERPLATE if phrase in lowered), None)
+    held = (phrase for phrase in BOILERPLATE if phrase in lowered)
+    return next((phrase for phrase in held if re.search(rf"\b{phrase}\b", lowered)), None)
 
 
 @dataclass

@@ -90,7 +90,7 @@ def _limits(check: CheckReport) -> list[str]:
     test_rows = sum(s.rows for name, s in check.splits.items() if name not in ("train", "validation"))
     return [
         "## Limits\n",
-        f"- Scored on {test_rows:,} held-out rows of the same source as the training data: other inputs may fare worse.",
+        f"- Scored on {test_rows:,} held-out rows like the training data: other inputs may fare worse.",
         "- The base model's own limits and licence apply.",
         "- Nothing here measures safety, bias or behaviour outside the task.\n",
     ]

@@ -93,7 +93,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         for name, value in weights.items():
             if parameters[name].shape != value.shape:
                 raise StoreError(
-                    f"{name} is {tuple(value.shape)} in the checkpoint and {tuple(parameters[name].shape)} in the model",
+                    f"{name} is {tuple(value.shape)} in the checkpoint, {tuple(parameters[name].shape)} in the model",
                     "use the base it was trained on",
                 )
             parameters[name].copy_(value)

@@ -121,11 +121,12 @@ def _inference(job: JobSpec, prepared: Prepared, role: str, model: str, examples
 def _ask(asked: list[Inference], gpus: float) -> list[Predictions]:
     """Answer each inference in its own Ray task."""
     import ray
+    from ray.exceptions import RayTaskError
 
     task: Callable[..., Any] = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=1)(predict).remote
     try:
         return ray.get([task(inference) for inference in asked])
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, HoneError) else error from error
 

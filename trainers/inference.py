@@ -55,7 +55,6 @@ def load(path: str, template: str | None, device: torch.device) -> Loaded:
     Raises BaseModelError where the directory is none of these.
     """
     import torch
-    from transformers import AutoConfig
 
     from trainers.model import load_base
     from trainers.templates import load_tokenizer, template_of
@@ -69,9 +68,12 @@ def load(path: str, template: str | None, device: torch.device) -> Loaded:
 
         model = PeftModel.from_pretrained(model, path)
     tokenizer = load_tokenizer(path)
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-    context = int(getattr(config, "max_position_embeddings", None) or 2048)
-    return Loaded(model.to(device).eval(), tokenizer, template_of(tokenizer, template), context)
+    return Loaded(model.to(device).eval(), tokenizer, template_of(tokenizer, template), context_tokens(model.config))
+
+
+def context_tokens(config: Any) -> int:
+    """Return how many tokens a model reads; 2,048 where its configuration does not say."""
+    return int(getattr(config, "max_position_embeddings", None) or 2048)
 
 
 def adapter_base(path: str) -> str:
@@ -85,23 +87,13 @@ def predict(asked: Inference) -> Predictions:
     """Answer every example greedily and score its references: what metrics are computed from."""
     import torch
 
-    from trainers.generate import generate
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load(asked.model, asked.template, device)
     if not any(example.prompt for example in asked.examples):
         nll, target_tokens = _likelihood(loaded, asked)
         return Predictions(texts=[], references=[], nll=nll, target_tokens=target_tokens)
-    prompts = _prompts(loaded, asked)
-    answers = generate(
-        loaded.model,
-        prompts,
-        stop_ids=loaded.template.stop_ids,
-        max_new_tokens=asked.max_new_tokens,
-        batch_rows=asked.batch_rows,
-    )
-    texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
-    scores = _label_scores(loaded, asked, prompts) if asked.score_labels else None
+    texts = answers(loaded, asked)
+    scores = _label_scores(loaded, asked) if asked.score_labels else None
     nll, target_tokens = (None, None) if asked.shots else _likelihood(loaded, asked)
     labelled = bool(asked.label_names)
     return Predictions(
@@ -113,6 +105,20 @@ def predict(asked: Inference) -> Predictions:
         nll=nll,
         target_tokens=target_tokens,
     )
+
+
+def answers(loaded: Loaded, asked: Inference) -> list[str]:
+    """Return the model's greedy answer to every example."""
+    from trainers.generate import generate
+
+    found = generate(
+        loaded.model,
+        _prompts(loaded, asked),
+        stop_ids=loaded.template.stop_ids,
+        max_new_tokens=asked.max_new_tokens,
+        batch_rows=asked.batch_rows,
+    )
+    return [loaded.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in found]
 
 
 def _prompts(loaded: Loaded, asked: Inference) -> list[list[int]]:
@@ -129,12 +135,12 @@ def _prompts(loaded: Loaded, asked: Inference) -> list[list[int]]:
     return prompts
 
 
-def _label_scores(loaded: Loaded, asked: Inference, prompts: list[list[int]]) -> np.ndarray:
+def _label_scores(loaded: Loaded, asked: Inference) -> np.ndarray:
     from trainers.likelihood import label_scores
     from trainers.model import TargetLoss
 
     labels = [loaded.template.answer_ids(asked.examples[0].prompt, name) for name in asked.label_names]
-    return label_scores(TargetLoss(loaded.model), prompts, labels)
+    return label_scores(TargetLoss(loaded.model), _prompts(loaded, asked), labels)
 
 
 def _likelihood(loaded: Loaded, asked: Inference) -> tuple[np.ndarray, np.ndarray]:

@@ -16,9 +16,10 @@ from collections import Counter
 
 PROFILES = {
     "English": "the and of is are with that this these which from not would should have has been they their "
-    "what when where how your there because about into could does returns you it my please",
-    "German": "der das und ist nicht ein eine einen einem einer mit auf für von zu wie auch werden wird dem den sich "
-    "ich sie wir haben kann oder aber nach bei über durch wenn meine mein bitte wo warum keine noch",
+    "what when where how your there because about into could does returns you it my please "
+    "if its we who why will only other than then them some any all given",
+    "German": "der die das und ist nicht ein eine einen einem einer mit auf für von zu wie auch werden wird dem den "
+    "sich ich sie wir haben kann oder aber nach bei über durch wenn meine mein bitte wo warum keine noch",
     "French": "le les des et est une dans pour pas avec sur vous nous sont qui cette aux être avoir mais ou où je il "
     "elle ils votre notre leur du au ce ces mon ma comment pourquoi très plus",
     "Spanish": "el los las y es una con para por del está son como pero más muy este esta qué cómo dónde puede tiene "
@@ -47,7 +48,7 @@ PROFILES = {
 }
 
 ENGLISH_TOO = frozenset(
-    "am an as at den do for gift had ha han hat he hun in kan ma man mi mis on plus to van var".split()
+    ("am", "den", "gift", "had", "hat", "he", "hun", "kan", "ma", "man", "mi", "mis", "plus", "van")
 )
 
 

@@ -15,25 +15,20 @@ Left out: evaluation (it needs less than training) and the moment of loading.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from cluster.resources import JobFacts, Layout
 from trainers.zero import deepspeed_config
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from cluster.spec import JobSpec
 
 FORMULA = (
     "model states: ZeRO, arXiv 1910.02054 §3 and §5; activations: what autograd saves, cf. arXiv 2205.05198 eq. 1; "
     "buffers: DeepSpeed 0.19.8"
 )
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+
 FP32_BYTES = 4
 COMPUTE_BYTES = {"fp32": 4, "bf16": 2}
 MOMENT_BYTES = 8
@@ -46,6 +41,8 @@ STAGE0_FLAT_ELEMENTS = 500_000_000
 """DeepSpeed's ``buffered_allreduce_fallback`` flattens this many gradients at a time."""
 MAX_LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's ``stage3_max_live_parameters``: gathered parameters that stage 3 keeps for their next use."""
+TRANSIENT_TENSORS = 2
+"""Gradients of widest activations alive at once while a layer is differentiated, beyond those whose inputs were freed."""
 PROCESS_BYTES = {"cpu": 600_000_000, "cuda": 1_000_000_000}
 """A worker before its model: Python with torch, transformers and DeepSpeed; the CUDA context and its libraries."""
 ALLOCATOR_FRAC = {"cpu": 0.33, "cuda": 0.0}
@@ -68,17 +65,28 @@ class ParameterShape:
 
 
 @dataclass(frozen=True)
-class ActivationFacts:
-    """Bytes that a forward pass over B rows of T tokens leaves for the backward pass, without the vocabulary's."""
+class SavedBytes:
+    """What a forward pass over B rows of T tokens keeps: ``per_token · B·T + per_position · T + per_pair · B·T²``."""
 
     per_token: float
-    per_position: float
-    per_pair: float
-    widest_per_token: float
+    per_position: float = 0.0
+    per_pair: float = 0.0
 
-    def saved_bytes(self, rows: int, length: int) -> int:
-        """Return ``per_token · B·T + per_position · T + per_pair · B·T²``."""
+    def of(self, rows: int, length: int) -> int:
+        """Return the bytes for ``rows`` of ``length`` tokens."""
         return ceil((self.per_token * rows + self.per_position + self.per_pair * rows * length) * length)
+
+
+@dataclass(frozen=True)
+class ActivationFacts:
+    """What a forward pass leaves for the backward pass, without the vocabulary's share.
+
+    ``recomputed``: with gradient checkpointing, the one layer whose activations exist again while it is differentiated.
+    """
+
+    kept: SavedBytes
+    recomputed: SavedBytes
+    widest_per_token: float
 
 
 @dataclass(frozen=True)
@@ -112,8 +120,8 @@ class Sharding:
 
     zero_stage: int
     workers: int
-    precision: Literal["fp32", "bf16"]
-    device: Literal["cpu", "cuda"]
+    precision: Precision
+    device: Device
     offload: Literal["none", "optimizer", "all"] = "none"
 
     @property
@@ -132,15 +140,130 @@ class MicroBatchShape:
     accumulates: bool
 
 
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers", "allocator", "process")
+
+
+def predict_memory(model: ModelFacts, sharding: Sharding, micro: MicroBatchShape) -> dict[str, int]:
+    """Return the bytes of one worker's memory at its peak, by part (PARTS); they add up to the peak.
+
+    With ``device`` cuda it is the GPU's memory; what is offloaded is in ``predict_host_memory``.
+    """
+    weights, gradients, optimizer = model_states(model, sharding)
+    kept = model.activations.kept.of(micro.rows, micro.length)
+    kept += micro.target_tokens * model.hidden * sharding.compute_bytes
+    recomputed = model.activations.recomputed.of(micro.rows, micro.length)
+    logits = micro.target_tokens * model.vocabulary * LOSS_BYTES
+    transient = ceil(TRANSIENT_TENSORS * model.activations.widest_per_token * micro.rows * micro.length)
+
+    moments = _moments(model, sharding, gradients, accumulates=micro.accumulates)
+    forward = moments.held + kept + logits
+    backward = moments.held + kept + recomputed + moments.early + transient
+    room = max(forward, backward, moments.late) - gradients
+
+    parts = {"weights": weights, "gradients": gradients, "optimizer": optimizer}
+    for name, size in (("activations", kept + recomputed), ("logits", logits), ("buffers", room)):
+        parts[name] = min(size, room)
+        room -= parts[name]
+    parts["allocator"] = ceil(ALLOCATOR_FRAC[sharding.device] * sum(parts.values()))
+    parts["process"] = PROCESS_BYTES[sharding.device]
+    return parts
+
+
+def tensor_bytes(parts: dict[str, int]) -> int:
+    """Return the predicted peak of live tensors alone."""
+    return sum(size for name, size in parts.items() if name not in ("allocator", "process"))
+
+
+def model_states(model: ModelFacts, sharding: Sharding) -> tuple[int, int, int]:
+    """Return one worker's bytes of weights, of gradients between two micro-batches, and of optimizer state."""
+    stage, count, size = sharding.zero_stage, sharding.workers, sharding.compute_bytes
+    trained = model.num_trainable
+    share = ceil(trained / count)
+    weights = _sharded_weights(model, sharding) if stage == 3 else _whole_weights(model, size)
+    gradients = size * (trained if stage < 2 else share)
+    master = 0 if stage == 0 and sharding.precision == "fp32" else FP32_BYTES
+    optimizer = (master + MOMENT_BYTES) * (trained if stage == 0 else share)
+    if sharding.offload == "none":
+        return weights, gradients, optimizer
+    return 0 if sharding.offload == "all" else weights, gradients if stage < 2 else 0, 0
+
+
+def predict_host_memory(model: ModelFacts, sharding: Sharding) -> int:
+    """Return the bytes of main memory that one worker's offloaded states take: master, gradients, moments, staging."""
+    if sharding.offload == "none":
+        return 0
+    share = ceil(model.num_trainable / sharding.workers)
+    states = share * (2 * FP32_BYTES + MOMENT_BYTES + 2 * sharding.compute_bytes)
+    weights = _sharded_weights(model, sharding) if sharding.offload == "all" else 0
+    return states + weights
+
+
+def _whole_weights(model: ModelFacts, size: int) -> int:
+    return ceil(sum(p.elements * (NF4_BITS / 8 if p.is_quantised else size) for p in model.parameters))
+
+
+def _sharded_weights(model: ModelFacts, sharding: Sharding) -> int:
+    """Stage 3 pads every parameter to a multiple of the workers, and keeps the smallest whole as well."""
+    whole = _zero_config(sharding)["stage3_param_persistence_threshold"] if sharding.workers > 1 else 0
+    elements = (ceil(p.elements / sharding.workers) + p.elements * (p.elements <= whole) for p in model.parameters)
+    return sharding.compute_bytes * sum(elements)
+
+
 @dataclass(frozen=True)
-class _Peaks:
-    """Bytes on top of weights and optimizer at the moments that can be the peak."""
+class _Moments:
+    """Bytes beside weights, optimizer and activations at the moments that can be the peak."""
 
     held: int
-    """gradients and buckets alive while a forward pass runs"""
-    forward: int
-    """gathered parameters"""
+    """while a forward pass runs: gradients of earlier micro-batches, buckets, gathered parameters"""
     early: int
-    """buffers that exist once the backward pass has begun and activations are still there"""
+    """on top of that, once the backward pass has begun"""
     late: int
-    """gradients and buffers at the end of the backward pass and in the step"""
+    """at the end of the backward pass or in the step, gradients included"""
+
+
+def _moments(model: ModelFacts, sharding: Sharding, gradients: int, *, accumulates: bool) -> _Moments:
+    """Read from DeepSpeed 0.19.8: engine.py, zero/stage_1_and_2.py, zero/stage3.py; measured for every stage."""
+    size, trained = sharding.compute_bytes, model.num_trainable
+    share = ceil(trained / sharding.workers)
+    widened = 0 if sharding.precision == "fp32" else FP32_BYTES
+    earlier = gradients if accumulates else 0
+    if sharding.zero_stage == 0:
+        flat = size * min(trained, STAGE0_FLAT_ELEMENTS)
+        return _Moments(held=earlier, early=0, late=gradients + max(flat, widened * trained))
+    limit: int = _zero_config(sharding)["reduce_bucket_size"]
+    # An empty bucket is address space on a CPU; a GPU sets its whole size aside.
+    bucket = size * (min(limit, trained) if sharding.device == "cpu" else limit)
+    filled = size * min(max(limit, model.largest_trainable), trained)
+    step = 0 if sharding.offload != "none" else (2 * size + widened) * share
+    if sharding.zero_stage == 1:
+        held = earlier + (bucket if accumulates else 0)
+        spilled = size * share if trained > limit else 0
+        return _Moments(held, early=gradients + bucket - held, late=max(gradients + bucket + spilled, step))
+    copied = filled if sharding.workers > 1 else 0
+    if sharding.zero_stage == 2:
+        fresh = size * share
+        reducing = copied + fresh if trained > limit else max(copied, fresh)
+        return _Moments(earlier, early=bucket, late=max(earlier + bucket + reducing, step))
+    gathered = _gathered_bytes(model, sharding)
+    held = gradients + bucket + gathered
+    return _Moments(held, early=0, late=held + max(2 * filled, FP32_BYTES * share))
+
+
+def _gathered_bytes(model: ModelFacts, sharding: Sharding) -> int:
+    """Parameters that stage 3 has put together on this worker, and those on their way."""
+    if sharding.workers == 1 and sharding.offload != "all":
+        return 0
+    prefetched: int = _zero_config(sharding)["stage3_prefetch_bucket_size"]
+    elements = min(model.num_parameters, MAX_LIVE_ELEMENTS) + min(model.num_parameters, prefetched)
+    return sharding.compute_bytes * elements
+
+
+def _zero_config(sharding: Sharding) -> dict[str, int]:
+    config = deepspeed_config(
+        zero_stage=sharding.zero_stage,
+        precision=sharding.precision,
+        offload=sharding.offload,
+        max_grad_norm=1.0,
+        world_size=sharding.workers,
+    )
+    return config["zero_optimization"]

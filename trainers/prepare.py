@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from trainers.audit_evidence import AuditData, TokenCounts
 from trainers.duplicates import near_duplicate_pairs, near_texts, row_hashes
 from trainers.gate_rules import parse_rule
 from trainers.metrics import Task, choose_metrics
+from trainers.planning import plan_run
 from trainers.prepared import TRAIN, VALIDATION, Lengths, Prepared, PreparedRecord, write_rows
 from trainers.sources import SourceProblems, read_rows
 from trainers.splits import assign_splits, inseparable_groups
@@ -32,7 +34,6 @@ from trainers.templates import load_tokenizer, template_of
 from trainers.tokens import Encoded, TokenSet, encode_rows
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
     from cluster.progress import Progress
     from cluster.session import Settings
     from cluster.spec import JobSpec
@@ -52,48 +53,37 @@ class Split:
     encoded: list[Encoded]
 
 
-def run(ctx: RunContext) -> None:
-    """Prepare the data, plan the run, and leave ``runs/RUN/data.json``.
+@dataclass(frozen=True)
+class Ready:
+    """A job whose data and plan passed: what a run starts from."""
 
-    Raises DataError where the audit finds errors.
+    report: CheckReport
+    prepared: str
+    data_hash: str
+
+
+def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
+    """Prepare the data, plan the run, and return both; nothing of the run exists yet.
+
+    Raises DataError where the audit finds errors, CapacityError where the plan does not fit.
     """
-    from trainers.planning import plan_run
-
-    key = prepare(ctx.job, ctx.store, ctx.progress)
-    prepared = Prepared(ctx.store.reading("data", key))
-    plan = plan_run(ctx.job, prepared, ctx.settings)
-    report = _report(prepared, plan)
+    key, prepared, report = _checked(job, settings, progress)
     if not report.ok:
         raise DataError(_errors(report.findings), "run `hone check` on the job for all findings, and mend the data")
-    document = {"check": report.model_dump(mode="json"), "prepared": key, "data_hash": prepared.record.data_hash}
-    ctx.registry.start_run(
-        ctx.run,
-        flat_parameters(ctx.job.model_dump(mode="json")),
-        data_hash=prepared.record.data_hash,
-        sources=ctx.job.data.train,
-    )
-    ctx.store.put_json(document, "runs", ctx.run, "data.json")
-
-
-def flat_parameters(block: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    """Return a job's values under dotted keys, blocks opened, lists kept whole."""
-    flat: dict[str, object] = {}
-    for key, value in block.items():
-        if isinstance(value, dict) and value:
-            flat |= flat_parameters(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return Ready(report, key, prepared.record.data_hash)
 
 
 def check(job: JobSpec, settings: Settings, progress: Progress) -> CheckReport:
     """Return audit, splits and plan of a job without running it."""
-    from trainers.planning import plan_run
+    return _checked(job, settings, progress)[2]
 
+
+def _checked(job: JobSpec, settings: Settings, progress: Progress) -> tuple[str, Prepared, CheckReport]:
     refuse_early(job)
     store = Store(settings.home)
-    prepared = Prepared(store.reading("data", prepare(job, store, progress)))
-    return _report(prepared, plan_run(job, prepared, settings))
+    key = prepare(job, store, progress)
+    prepared = Prepared(store.reading("data", key))
+    return key, prepared, _report(prepared, plan_run(job, prepared, settings))
 
 
 def refuse_early(job: JobSpec) -> None:
@@ -103,10 +93,23 @@ def refuse_early(job: JobSpec) -> None:
     check_base(job.base)
     for rule in job.gate:
         parse_rule(rule)
+    if job.train.method == "qlora":
+        refuse_qlora()
     if job.evaluate.slices:
         raise JobFileError("slices are not scored yet", "remove evaluate.slices", "evaluate.slices")
     if not isinstance(job.cluster.workers, int):
         raise JobFileError("a range of workers is not supported yet", "give one number", "cluster.workers")
+
+
+def refuse_qlora() -> None:
+    """Say why a 4-bit base cannot be trained here: no GPU, no bitsandbytes, or not built yet."""
+    import torch
+
+    missing = [] if torch.cuda.is_available() else ["no GPU was found"]
+    if find_spec("bitsandbytes") is None:
+        missing.append("bitsandbytes is not installed")
+    why = " and ".join(missing) if missing else "4-bit loading is not built yet, although this machine has a GPU"
+    raise JobFileError(f"train.method qlora cannot run: {why}", "use train.method: lora", "train.method")
 
 
 def prepare(job: JobSpec, store: Store, progress: Progress) -> str:

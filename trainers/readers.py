@@ -2,8 +2,7 @@
 
 A record is held at a time (a batch of about 16 MB for Parquet), so a file may be larger than memory. Whatever is
 broken raises DataError with file:line. The number is the line that a record begins on, or its place in the file where
-records are not lines (arrays, Parquet). Left out: which reader a file needs, compression and addresses
-(``trainers.sources``).
+records are not lines (arrays, Parquet). Left out: compression, addresses, which reader is needed (``sources.py``).
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def parquet(file: BinaryIO, name: str) -> Iterator[Numbered]:
             for record in batch.to_pylist():
                 number += 1
                 yield number, named_classes(record, names)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"this is no readable Parquet file: {error}", "Write the file anew.", name) from error
 
 
@@ -191,19 +190,19 @@ def _object(value: object, where: str) -> Record:
 def _likely_delimiter(sample: list[str]) -> str:
     """Return the delimiter that cuts the first lines into the most columns of one number; a comma if none does."""
 
-    def num_columns(delimiter: str) -> int:
+    def sizes(delimiter: str) -> list[int]:
         try:
-            sizes = [len(row) for row in csv.reader(sample, delimiter=delimiter) if row]
+            return [len(row) for row in csv.reader(sample, delimiter=delimiter) if row]
         except csv.Error:
-            return 0
-        # The sample may end within a quoted field, so the last row does not count.
-        return sizes[0] if sizes and all(size == sizes[0] for size in sizes[1:-1]) else 0
+            return []
 
-    def num_names(delimiter: str) -> int:
-        return len(next(csv.reader(sample, delimiter=delimiter), []))
+    def num_columns(delimiter: str) -> int:
+        # The sample may end within a quoted field, so the last row does not count.
+        found = sizes(delimiter)
+        return found[0] if found and all(size == found[0] for size in found[1:-1]) else 0
 
     best = max(DELIMITERS, key=num_columns)
-    return best if num_columns(best) > 1 else max(DELIMITERS, key=num_names)
+    return best if num_columns(best) > 1 else max(DELIMITERS, key=lambda delimiter: sizes(delimiter)[:1])
 
 
 def _header(fields: list[str], where: str) -> list[str]:

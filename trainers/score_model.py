@@ -7,6 +7,7 @@ nothing is gated: that is the pipeline's work.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -59,9 +60,11 @@ def evaluate_model(
     )
     names = choose_metrics(task, metrics, len(labels))
     store = Store(settings.home)
-    key = hashlib.sha256("\0".join([path, *data, str(max_new_tokens)]).encode()).hexdigest()[:16]
-    with store.writing("evaluations", key) as directory:
-        write_predictions(directory / "predictions.parquet", examples, predictions)
+    asked = json.dumps([path, max_new_tokens, [(example.prompt, example.references) for example in examples]])
+    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    if not store.is_committed("evaluations", key):
+        with store.writing("evaluations", key) as directory:
+            write_predictions(directory / "predictions.parquet", examples, predictions)
     return EvalReport(
         model=path,
         split="data",

@@ -7,8 +7,8 @@ pieces; its ids are those of one piece wherever special tokens enclose the turns
 turns cannot be cut so, and is refused.
 
 An answer ends with a token that stops generation: the first special token of those that the template closes a turn
-with. What comes behind it (a line break, a second closing token) is no target; where the template closes with none,
-white space at the end gives way to the tokenizer's end-of-text token.
+with. What comes behind it (a line break, a second closing token) is no target. Where the template closes with none, the
+tokenizer's end-of-text token takes the place of white space behind the last answer; earlier answers stay as rendered.
 
 A base without a chat template gets ``PLAIN_TEMPLATE``: after the beginning-of-text token the contents of system, user
 and tool turns, each followed by a line break, and those of the assistant, each closed by the end-of-text token. Plain
@@ -111,8 +111,8 @@ class Template:
     def segments(self, messages: Sequence[Message], loss_on: LossOn = "completion") -> list[Segment]:
         """Return the pieces of a conversation in order. Raises DataError where the template cannot be cut."""
         if len(messages) == 1:
-            text = self.tokenizer.bos_token or ""
-            return [*([Segment(text, False)] if text else []), Segment(self._ended(messages[0]["content"]), True)]
+            text = Segment(self._ended(messages[0]["content"], self.tokenizer.eos_token), True)
+            return [Segment(self.tokenizer.bos_token, False), text] if self.tokenizer.bos_token else [text]
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         learned = turns if loss_on == "all" else turns[-1:]
         return list(self._cut(messages, learned))
@@ -157,10 +157,9 @@ class Template:
             before = self._render(messages[:turn], prompt=True)
             yield Segment(self._added(done, before), False)
             added = self._added(before, self._render(messages[: turn + 1], prompt=False))
-            answer = self._ended(added)
+            answer = self._ended(added, self.tokenizer.eos_token if turn == learned[-1] else "")
             yield Segment(answer, True)
-            # An end-of-text token that we added is no part of what the template makes of this turn later.
-            done = before + (answer if added.startswith(answer) else added.rstrip())
+            done = before + answer
 
     def _added(self, before: str, after: str) -> str:
         if after.startswith(before):
@@ -171,13 +170,11 @@ class Template:
             "data.template",
         )
 
-    def _ended(self, answer: str) -> str:
-        """Return an answer up to its stop token, the first special token of its end; add one where there is none."""
+    def _ended(self, answer: str, added_stop: str) -> str:
+        """Return an answer up to its stop token, the first special token of its end; else ``added_stop`` ends it."""
         end = self._end_pattern.search(answer)
         assert end is not None, "the pattern matches an empty end"
-        if end["stop"] is None:
-            return answer[: end.start()] + self.tokenizer.eos_token
-        return answer[: end.end("stop")]
+        return answer[: end.end("stop")] if end["stop"] else answer[: end.start()] + added_stop
 
     @cached_property
     def _end_pattern(self) -> re.Pattern[str]:

@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("is_target", pa.list_(pa.uint8()))])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """One row as ids_T and is_target_T (true: this token is predicted and carries loss), cut at ``max_length``.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -24,7 +24,7 @@ from cluster.spec import JobSpec
 from cluster.store import Store
 from trainers.loop import EvaluationRecord, LoopInputs, run_loop
 from trainers.prepared import TRAIN, VALIDATION, Prepared
-from trainers.worker import Ranks, StepRecord
+from trainers.worker import Ranks, Scorer, StepRecord
 
 if TYPE_CHECKING:
     from cluster.pipeline import RunContext
@@ -43,6 +43,7 @@ class Recorder:
     history: list[dict[str, float]]
     latest: Metrics
     max_seconds: float = inf
+    first_step_s: float = 0.0
     last_write_s: float = 0.0
     examples: int = 0
     target_tokens: int = 0
@@ -50,6 +51,7 @@ class Recorder:
 
     def on_step(self, record: StepRecord) -> None:
         """Note a step and, now and then, publish where the run stands."""
+        self.first_step_s = self.first_step_s or time.monotonic()
         self.examples += record.examples
         self.target_tokens += record.target_tokens
         self.step_seconds += record.seconds
@@ -80,8 +82,8 @@ class Recorder:
         return time.monotonic() - self.began_s > self.max_seconds
 
     def _publish(self, step: int, steps: int) -> None:
-        self.last_write_s = time.monotonic()
-        left_s = (time.monotonic() - self.began_s) / step * (steps - step)
+        self.last_write_s = now = time.monotonic()
+        left_s = (now - self.first_step_s) / (step - 1) * (steps - step) if step > 1 else None
         status = RunStatus(
             run=self.run, stage="train", state="running", step=step, steps=steps, metrics=self.latest, eta_s=left_s
         )
@@ -181,7 +183,16 @@ def loop_inputs(job: JobSpec, plan: Plan, prepared: Prepared, best_dir: Path) ->
         train_tokens=TokenSet.load(train_path),
         validation_tokens=TokenSet.load(validation_path) if validation_path else None,
         best_dir=best_dir,
+        score=_scorer(job, prepared),
     )
+
+
+def _scorer(job: JobSpec, prepared: Prepared) -> Scorer | None:
+    if job.train.best_by in ("loss", "perplexity") or prepared.tokens_path(VALIDATION) is None:
+        return None
+    from trainers.validation_scores import validation_scorer
+
+    return validation_scorer(job, prepared)
 
 
 def max_seconds(job: JobSpec, plan: Plan) -> float:
@@ -208,12 +219,14 @@ def trained_weights(ctx: RunContext) -> tuple[TrainedWeights, Path]:
 
 
 @contextmanager
-def _watching(ctx: RunContext) -> Iterator[None]:
+def _watching(ctx: RunContext) -> Generator[None]:
     """Show the run's status on the terminal while the driver waits in ``fit``."""
     stop = threading.Event()
 
     def show() -> None:
-        ctx.progress.update(read_status(ctx.store, ctx.run))
+        status = read_status(ctx.store, ctx.run)
+        if status is not None:
+            ctx.progress.update(status)
 
     def watch() -> None:
         while not stop.wait(STATUS_EVERY_S):
@@ -240,6 +253,5 @@ def _cause(error: BaseException) -> BaseException:
         inner = [*failures.values(), *(getattr(wrapper, name, None) for name in ("_base_exc", "cause", "__cause__"))]
         seen += [e for e in inner if isinstance(e, BaseException) and not any(e is s for s in seen)]
     last = seen[-1]
-    return RunFailed(
-        f"training failed: {type(last).__name__}: {str(last).strip().splitlines()[-1][:500]}", "see `--debug`"
-    )
+    reason = str(last).strip().splitlines()[-1][:500]
+    return RunFailed(f"training failed: {type(last).__name__}: {reason}", "run again with --debug for the traceback")

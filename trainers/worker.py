@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ class Worker:
         self.engine: Any = deepspeed.initialize(
             model=self.module,
             optimizer=optimizer,
-            model_parameters=[p for _, p in trainable_parameters(self.module)],
+            model_parameters=cast("Any", [p for _, p in trainable_parameters(self.module)]),
             config=config,
         )[0]
 

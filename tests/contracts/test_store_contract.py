@@ -298,6 +298,19 @@ def test_a_number_that_json_does_not_know_is_refused_before_anything_is_written(
     assert everything_in(store) == []
 
 
+def test_what_exists_is_a_document_or_a_whole_artifact_and_no_bare_directory(store):
+    write(store, "runs", "r", "train", files=FILES)
+    store.put_json({}, "runs", "r", "status.json")
+    overwrite(store, b"half", "runs", "r", "release", "weights")
+    assert [store.exists("runs", "r", name) for name in ("train", "status.json", "release", "no")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not store.exists("runs")
+
+
 def test_listing_is_sorted_and_shallow(store):
     for name in ("b", "a", "c"):
         store.put_json({}, "runs", name, "status.json")

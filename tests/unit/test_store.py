@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -84,6 +86,28 @@ def test_an_artifact_has_the_permissions_of_any_new_directory(local):
 def test_no_aside_file_remains_beside_a_document(local):
     local.put_json({}, "runs", "status.json")
     assert [path.name for path in Path(local.path("runs")).iterdir()] == ["status.json"]
+
+
+WRITE_AND_HANG = """
+import sys, time
+from cluster.store import Store
+with Store(sys.argv[1]).writing("runs", "r", "train") as directory:
+    (directory / "weights").write_bytes(bytes(1000))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_no_artifact(local):
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", WRITE_AND_HANG, local.path()]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "written\n"
+        writer.kill()
+    assert not local.exists("runs", "r", "train")
+    assert local.list() == []
+    filled(local, "runs", "r", "train")
+    assert local.exists("runs", "r", "train")
 
 
 def test_a_store_below_a_plain_file_is_refused_in_words(tmp_path):

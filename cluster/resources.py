@@ -1,0 +1,176 @@
+"""Facts of a job and what the cluster has → the plan of a run, or a refusal with numbers; pure, and without torch.
+
+The result of a run does not depend on how it is laid out, so everything about it is chosen here: as many workers as
+asked and possible, GPUs where there are any, the number format the hardware has, then a ZeRO stage and a micro-batch
+that fit (``cluster.fitting``). What cannot be done is refused before anything starts. Left out: waiting for a busy
+cluster, which is Ray's; the plan only says that it will.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from cluster.advice import advice
+from cluster.capacity import Capacity
+from cluster.errors import CapacityError
+from cluster.fitting import Device, JobFacts, Precision, Site, choose_layout, format_bytes
+from cluster.records import Plan
+from cluster.spec import ClusterSpec, MinMax, TrainSpec
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Training tokens a second that one worker does, and who says so (``measured by RUN``, ``stated``)."""
+
+    tokens_per_s: float
+    source: str
+
+
+def make_plan(
+    train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacity: Capacity, rate: Rate | None = None
+) -> Plan:
+    """Return what the run will do, need and cost. Raises CapacityError for what cannot fit, with the numbers.
+
+    Without a ``rate`` hours and cost stay unknown, and their bounds are left to the run.
+    """
+    site = choose_site(train, cluster, facts, capacity)
+    chosen = choose_layout(train, facts, site)
+    steps_per_epoch = ceil(len(facts.row_tokens) / train.batch_size)
+    steps = max(1, ceil(train.epochs * steps_per_epoch - 1e-9))
+    hours = cost = None
+    if rate is not None:
+        tokens = facts.num_tokens * steps / steps_per_epoch
+        hours = tokens / (rate.tokens_per_s * site.workers) / 3600
+        if cluster.price_per_gpu_hour is not None and site.gpus:
+            cost = hours * site.workers * site.gpus * cluster.price_per_gpu_hour
+    _refuse_bounds(train, cluster, hours, cost, rate)
+    layout = chosen.layout
+    return Plan(
+        workers=site.workers,
+        gpus_per_worker=site.gpus,
+        cpus_per_worker=site.cpus,
+        device=site.device,
+        precision=layout.precision,
+        zero_stage=layout.zero_stage,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        micro_batch_tokens=layout.micro_batch_tokens,
+        micro_batches=layout.micro_batches,
+        parameters=facts.parameters,
+        trainable_parameters=facts.trainable_parameters,
+        memory_bytes=chosen.footprint.parts,
+        available_bytes=site.memory_bytes or 0,
+        formula=facts.formula,
+        hours=hours,
+        hours_source=rate.source if rate else "",
+        cost_usd=cost,
+        advice=list(advice(train, facts, capacity, site, chosen)),
+    )
+
+
+def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacity: Capacity) -> Site:
+    """Return how many workers of which size the run gets. Raises CapacityError where the cluster has no room."""
+    gpus = cluster.gpus_per_worker
+    if gpus == "auto":
+        gpus = 1.0 if capacity.gpus else 0.0
+    if gpus and not capacity.gpus:
+        raise _refusal(
+            f"{gpus:g} GPUs a worker asked, the cluster has none", "set it to auto or 0", "cluster.gpus_per_worker"
+        )
+    device: Device = "cuda" if gpus else "cpu"
+    precision = _precision(train, capacity, device)
+    _refuse_method(train, facts, device)
+    workers = _num_workers(train, cluster, capacity, gpus)
+    cpus = capacity.cpus_per_worker(workers, gpus)
+    host_bytes = capacity.memory_bytes_per_worker(workers, cpus, gpus)
+    memory_bytes = capacity.gpu_memory_bytes_per_worker(cpus, gpus) if gpus else host_bytes
+    if memory_bytes is None and train.zero_stage == "auto":
+        raise _refusal(
+            "the memory of the cluster's GPUs is unknown, so no ZeRO stage can be chosen",
+            "set train.zero_stage to 0, 1, 2 or 3",
+            "train.zero_stage",
+        )
+    return Site(workers, cpus, gpus, device, precision, memory_bytes, host_bytes)
+
+
+def _refuse_method(train: TrainSpec, facts: JobFacts, device: str) -> None:
+    if train.method == "qlora" and device == "cpu":
+        raise _refusal("qlora needs a GPU, and the run has none", "set train.method to lora", "train.method")
+    if train.method == "qlora" and not facts.has_bitsandbytes:
+        what = "qlora needs bitsandbytes, which is not installed"
+        raise _refusal(what, "install bitsandbytes, or set train.method to lora", "train.method")
+    if train.offload != "none" and device == "cpu":
+        what = f"offload {train.offload} moves states off a GPU, and the run has none"
+        raise _refusal(what, "set train.offload to none", "train.offload")
+
+
+def _num_workers(train: TrainSpec, cluster: ClusterSpec, capacity: Capacity, gpus: float) -> int:
+    asked = cluster.workers
+    least, most = (asked.min, asked.max) if isinstance(asked, MinMax) else (asked, asked)
+    room = capacity.slots(1, gpus)
+    if room < least:
+        has = f"{capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs on {len(capacity.nodes)} machines"
+        raise _refusal(
+            f"{least} workers asked, the cluster has room for {room} (1 CPU and {gpus:g} GPUs each; it has {has})",
+            f"set cluster.workers to {room} or fewer" if room else "join a cluster that has machines for workers",
+            "cluster.workers",
+        )
+    if train.batch_size < least:
+        raise _refusal(
+            f"a step of {train.batch_size} examples cannot be spread over {least} workers",
+            f"set train.batch_size to {least} or more, or cluster.workers to {train.batch_size} or fewer",
+            "train.batch_size",
+        )
+    return min(most, room, train.batch_size)
+
+
+def _precision(train: TrainSpec, capacity: Capacity, device: Device) -> Precision:
+    if device == "cpu":
+        return "fp32" if train.precision == "auto" else train.precision
+    has_bf16 = all(node.has_bf16 for node in capacity.nodes if node.gpus)
+    if train.precision == "bf16" and not has_bf16:
+        raise _refusal("bf16 asked, and not all GPUs compute in it", "set train.precision to fp32", "train.precision")
+    if train.precision == "auto":
+        return "bf16" if has_bf16 else "fp32"
+    return train.precision
+
+
+def _refuse_bounds(
+    train: TrainSpec, cluster: ClusterSpec, hours: float | None, cost: float | None, rate: Rate | None
+) -> None:
+    """Refuse a run that is predicted to be stopped by its own bounds."""
+    for value, bound, unit, key in (
+        (hours, cluster.max_hours, "hours", "cluster.max_hours"),
+        (cost, cluster.max_cost, "US dollars", "cluster.max_cost"),
+    ):
+        if value is not None and bound is not None and value > bound and rate is not None:
+            raise _refusal(
+                f"the run is predicted to take {value:.3g} {unit}, and {key} is {bound:g} ({rate.tokens_per_s:,.0f} "
+                f"tokens a second and worker, {rate.source})",
+                f"raise it, or lower train.epochs from {train.epochs:g} to {train.epochs * bound / value:.2g}",
+                key,
+            )
+
+
+def _refusal(what: str, remedy: str, where: str) -> CapacityError:
+    return CapacityError(what, remedy, where)
+
+
+def format_plan(plan: Plan) -> list[str]:
+    """Return the plan as lines for a terminal."""
+    each = f"{plan.cpus_per_worker:g} CPU" + (f" and {plan.gpus_per_worker:g} GPU" if plan.gpus_per_worker else "")
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.memory_bytes.items() if size)
+    peak = format_bytes(sum(plan.memory_bytes.values()))
+    available = f" of {format_bytes(plan.available_bytes)}" if plan.available_bytes else ""
+    lines = [
+        f"workers     {plan.workers} with {each} each, {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}",
+        f"steps       {plan.steps:,} ({plan.steps_per_epoch:,} an epoch), each of {plan.micro_batches} micro-batches "
+        f"of up to {plan.micro_batch_tokens:,} tokens a worker",
+        f"parameters  {plan.trainable_parameters:,} of {plan.parameters:,} are trained",
+        f"memory      {peak}{available} a worker at the peak: {parts}",
+    ]
+    if plan.hours is not None:
+        cost = f", {plan.cost_usd:,.2f} US dollars" if plan.cost_usd is not None else ""
+        lines.append(f"time        {plan.hours:.3g} hours{cost} ({plan.hours_source})")
+    return lines + [f"cheaper     {line}" for line in plan.advice]

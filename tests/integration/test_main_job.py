@@ -1,0 +1,133 @@
+"""`hone train` end to end on a tiny base and a task it can learn, through the command line's own entry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cluster.cli import main
+from cluster.records import FINDING_CODES
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def job_file(directory: Path, base: Path, data: Path, gate: str = "[]", **train: Any) -> Path:
+    settings = {"method": "full", "epochs": 6, "learning_rate": 3e-3, "batch_size": 16, "eval_every": 2.0} | train
+    lines = "\n".join(f"  {key}: {json.dumps(value)}" for key, value in settings.items())
+    path = directory / "job.yaml"
+    path.write_text(
+        f"name: tickets\nbase: {base}\ndata: {data}\ntrain:\n{lines}\n"
+        f"cluster: {{workers: 2}}\nevaluate: {{max_new_tokens: 8, batch_size: 64}}\ngate: {gate}\n"
+    )
+    return path
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
+    code = main([*arguments, "--json"])
+    shown = capsys.readouterr()
+    print(shown.err)
+    return code, json.loads(shown.out.splitlines()[-1]) if shown.out.strip() else {}, shown.err
+
+
+def test_full_tuning_learns_is_released_and_registered(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_file(tmp_path, tiny_base, tickets, gate='["accuracy >= base + 0.3", "macro_f1 >= 0.6"]', zero_stage=2)
+    code, result, _ = run_json(capsys, "train", str(job))
+    assert code == 0
+    assert result["gate"]["decision"] == "accept"
+    assert result["version"] == "tickets@1"
+    assert set(result) == {
+        "run", "release", "version", "steps", "examples", "metrics", "intervals", "throughput", "gate",
+    }  # fmt: skip
+    assert result["metrics"]["test"]["accuracy"] > 0.6 > result["metrics"]["base"]["accuracy"]
+    assert result["intervals"]["test"]["accuracy"].keys() == {"value", "low", "high"}
+    assert result["throughput"]["examples_per_s"] > 0
+    loads_like_any_model(Path(result["release"]))
+    code, again, _ = run_json(capsys, "evaluate", "tickets@champion", "--data", str(tickets))
+    assert code == 0
+    assert again["metrics"]["accuracy"] > 0.6
+    assert main(["list"]) == 0
+    assert result["run"] in capsys.readouterr().out
+    code, status, _ = run_json(capsys, "status", result["run"])
+    assert status.keys() == {"run", "stage", "state", "why", "step", "steps", "metrics", "eta_s"}
+    assert (code, status["state"], status["step"]) == (0, "finished", result["steps"])
+
+
+def loads_like_any_model(release: Path) -> None:
+    """A stranger loads the release with transformers alone and gets an answer that ends."""
+    tokenizer = AutoTokenizer.from_pretrained(release)
+    model = AutoModelForCausalLM.from_pretrained(release)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "please help the invoice"}], add_generation_prompt=True, tokenize=False
+    )
+    ids = torch.tensor([tokenizer(asked, add_special_tokens=False)["input_ids"]])
+    answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)[
+        0, ids.shape[1] :
+    ]
+    assert tokenizer.decode(answer, skip_special_tokens=True).strip() == "billing"
+    assert answer[-1] == tokenizer.eos_token_id
+    assert {path.suffix for path in release.iterdir()} <= {".json", ".safetensors", ".md", ".jinja"}
+    assert "## Limits" in (release / "README.md").read_text()
+
+
+def test_lora_under_zero_3_gives_an_adapter_that_reloads(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_file(
+        tmp_path, tiny_base, tickets, gate='["accuracy >= 0.999"]',
+        method="lora", lora={"rank": 8}, zero_stage=3, epochs=1, learning_rate=1e-2, best_by="loss",
+    )  # fmt: skip
+    code, result, _ = run_json(capsys, "train", str(job))
+    release = Path(result["release"])
+    assert code == 3
+    assert result["gate"]["decision"] == "reject"
+    assert result["version"] is None
+    assert (release / "adapter_config.json").is_file()
+    assert json.loads((release / "release.json").read_text())["reload_max_abs_diff"] < 1e-4
+
+
+def test_the_best_checkpoint_can_be_chosen_by_a_generated_metric(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_file(tmp_path, tiny_base, tickets, epochs=2, best_by="accuracy", eval_every=1.0)
+    code, result, _ = run_json(capsys, "train", str(job))
+    assert code == 0
+    assert 0 <= result["metrics"]["validation"]["accuracy"] <= 1
+
+
+def test_check_prints_the_contract_and_trains_nothing(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, report, _ = run_json(capsys, "check", str(job_file(tmp_path, tiny_base, tickets)))
+    assert code == 0
+    assert report.keys() == {"ok", "findings", "splits", "plan"}
+    assert report["splits"].keys() == {"train", "validation", "test"}
+    assert report["splits"]["train"].keys() == {"rows", "tokens", "target_tokens"}
+    assert {finding["code"] for finding in report["findings"]} <= FINDING_CODES
+    assert not (home / "runs").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_registers_nothing(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_file(tmp_path, tiny_base, tickets, learning_rate=1.0, max_grad_norm=0.0, epochs=20, eval_every=20.0)
+    code, _, err = run_json(capsys, "train", str(job))
+    assert code == 1
+    assert "the loss became" in err
+    assert "Traceback" not in err
+    run = next((home / "runs").iterdir())
+    assert not (run / "release").exists()
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert main(["evaluate", "tickets@1", "--data", str(tickets)]) == 2
