@@ -18,6 +18,7 @@ Planted = dict[str, set[int]]
 """Code → lines of the training file, from 1, at which the fault was planted."""
 NUM_EACH = 60
 LONG_CHARS = 250
+OUTLIER_WORDS = 4000
 FOREIGN = (
     "Das Protokoll ist nicht sicher, weil die Verbindung auch ohne Schlüssel nach einer Minute noch offen ist.",
     "Cette fonction est utile pour les listes qui sont dans une base, mais elle n'est pas très rapide avec vous.",
@@ -115,8 +116,8 @@ def in_another_language(prompt: str, answer: str, rng: random.Random) -> Record:
     return turns(prompt, f"{rng.choice(FOREIGN)} {rng.random()}")
 
 
-def far_too_long(prompt: str, answer: str, rng: random.Random) -> Record:
-    return turns(prompt, " ".join(rng.choices(answer.split(), k=4000)))
+def far_too_long(prompt: str, answer: str, rng: random.Random, num_words: int = OUTLIER_WORDS) -> Record:
+    return turns(prompt, " ".join(rng.choices(answer.split(), k=num_words)))
 
 
 FAULTS: dict[str, Callable[[str, str, random.Random], Record]] = {

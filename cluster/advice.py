@@ -50,7 +50,7 @@ def _lora(train: TrainSpec, facts: JobFacts, chosen: Choice) -> Iterator[str]:
 def _lower_stage(train: TrainSpec, facts: JobFacts, site: Site, chosen: Choice) -> Iterator[str]:
     """Name the stage that auto would have taken, where the user asked for a higher one."""
     stage = chosen.layout.zero_stage
-    if train.zero_stage == "auto" or stage == 0:
+    if train.zero_stage == "auto" or stage == 0 or site.memory_bytes is None:
         return
     auto = choose_layout(train.model_copy(update={"zero_stage": "auto"}), facts, site)
     if auto.layout.zero_stage < stage:

@@ -14,7 +14,7 @@ from math import floor
 class NodeCapacity:
     """One machine: what Ray may hand out on it, and what of that is free now (None: not asked).
 
-    ``gpu_memory_bytes`` is one GPU's memory, None where it is unknown; ``has_bf16`` says whether its GPUs compute in it.
+    ``gpu_memory_bytes`` is one GPU's memory, None where it is unknown; ``has_bf16``: its GPUs compute in bf16.
     """
 
     node_id: str
@@ -67,12 +67,12 @@ class Capacity:
         return next((cpus for cpus in range(most, 0, -1) if self.slots(cpus, gpus) >= workers), 0)
 
     def memory_bytes_per_worker(self, workers: int, cpus: float, gpus: float) -> int:
-        """Return the main memory that the worst placed of ``workers`` has for itself; workers are packed, as Ray does."""
+        """Return the main memory that the worst placed of ``workers`` has; workers are packed, as Ray does."""
         used = [(node, min(workers, node.slots(cpus, gpus))) for node in self.nodes]
         return min(node.memory_bytes // slots for node, slots in used if slots)
 
     def gpu_memory_bytes_per_worker(self, cpus: float, gpus: float) -> int | None:
-        """Return the GPU memory of one worker (it computes on one GPU, or shares one); None where a machine's is unknown."""
+        """Return the memory of the GPU, or share of one, that a worker computes on; None where one is unknown."""
         sizes = [node.gpu_memory_bytes for node in self.nodes if node.slots(cpus, gpus)]
         known = [size for size in sizes if size is not None]
         return floor(min(known) * min(1.0, gpus)) if known and len(known) == len(sizes) else None

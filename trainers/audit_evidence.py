@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cluster.records import Finding, Severity
 from trainers.duplicates import NearPairs, RowHashes
+from trainers.personal_data import mask_personal_data
 from trainers.rows import Row, SourceProblem
 
 Indices = NDArray[np.int64]
@@ -120,8 +121,8 @@ def counted(num: int, one: str, many: str = "") -> str:
 
 
 def shortened(text: str, num_chars: int = 60) -> str:
-    """Return a text in one line and quotes, cut to ``num_chars``."""
-    line = " ".join(text.split())
+    """Return a text in one line and quotes, personal data masked, cut to ``num_chars``."""
+    line = " ".join(mask_personal_data(text[: 10 * num_chars]).split())
     return f"“{line if len(line) <= num_chars else line[: num_chars - 1] + '…'}”"
 
 

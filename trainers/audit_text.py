@@ -76,7 +76,7 @@ created by anthropic to be helpful
 
 def encoding_damage(text: str) -> str | None:
     """Return the first damaged line of a text, or None where its characters are as they were meant."""
-    if text.isascii():
+    if text.isascii() or ("\ufffd" not in text and repaired(text) == text):
         return None
     return next((line for line in text.split("\n") if "\ufffd" in line or repaired(line) != line), None)
 

@@ -2,7 +2,8 @@
 
 DeepSpeed compiles ``deepspeed_shm_comm`` when a CPU job first starts, which takes half a minute to two; ``python -m
 trainers.ops`` does it during ``make setup`` instead. Even the built one is looked up through ``ninja``, which pip
-puts beside the interpreter and not on everybody's PATH.
+puts beside the interpreter and not on everybody's PATH. And loading it takes a lock file that a killed process leaves behind, whereupon
+every later one waits for ever (torch's FileBaton, 2.13): a lock that no living process holds open is removed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from cluster.errors import HoneError
+
+OP_NAME = "deepspeed_shm_comm"
 
 
 class ToolchainError(HoneError):
@@ -32,7 +37,7 @@ def build_cpu_collective() -> float:
 
     Raises ToolchainError where there is no C++ compiler.
     """
-    put_tools_on_path()
+    prepare_cpu_collective()
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         raise ToolchainError("no C++ compiler was found (g++)", "install one: apt-get install g++, or set CXX")
     began = time.monotonic()
@@ -40,6 +45,29 @@ def build_cpu_collective() -> float:
 
     ShareMemCommBuilder().load(verbose=False)
     return time.monotonic() - began
+
+
+def prepare_cpu_collective() -> None:
+    """Make sure that loading the collective in this process finds its tools and meets no abandoned lock."""
+    from torch.utils.cpp_extension import _get_build_directory  # pyright: ignore[reportPrivateUsage]
+
+    put_tools_on_path()
+    drop_abandoned_lock(Path(_get_build_directory(OP_NAME, False)) / "lock")
+
+
+def drop_abandoned_lock(lock: Path) -> bool:
+    """Remove a lock file that no process of ours holds open; return whether it was removed."""
+    if not lock.exists() or any(_holds_open(process, lock) for process in psutil.process_iter()):
+        return False
+    lock.unlink(missing_ok=True)
+    return True
+
+
+def _holds_open(process: psutil.Process, path: Path) -> bool:
+    try:
+        return any(Path(opened.path) == path for opened in process.open_files())
+    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+        return False
 
 
 if __name__ == "__main__":

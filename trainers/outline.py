@@ -5,9 +5,9 @@ have shapes and no memory, and run forward while autograd is asked what it saves
 model of transformers, whatever its layers look like, and takes about a second. For Llama it agrees with a closed form
 after Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1 without the attention matrix; tests/unit/test_plan.py).
 
-Three shapes are traced and give the rest, because saved bytes are ``per_token · B·T + per_position · T + per_pair · B·T²``
-(the last only where attention keeps its matrix: dropout on a CPU). Left out: the vocabulary, which depends on the
-number of target tokens and is counted in ``trainers.plan``.
+Three shapes are traced and give the rest, because what is saved grows with B·T, T and B·T² (the last only where
+attention keeps its matrix: dropout on a CPU). Left out: the vocabulary, which depends on the number of target tokens and
+is counted in ``trainers.plan``.
 
 Shape legend: B rows, H heads, T tokens, K width of a head.
 """
@@ -28,8 +28,9 @@ from torch.overrides import TorchFunctionMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cluster.errors import BaseModelError
+from cluster.fitting import Device, Precision
 from trainers.model import add_adapter, causal_lm, set_dropout
-from trainers.plan import ActivationFacts, Device, ModelFacts, ParameterShape, Precision, SavedBytes
+from trainers.plan import ActivationFacts, ModelFacts, ParameterShape, SavedBytes
 from trainers.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _activation_facts(model: nn.Module, device: Device, *, checkpointing: bool) 
 
 
 def _shapes(model: nn.Module, head: Tensor, *, quantises: bool) -> Iterator[ParameterShape]:
-    """Yield every parameter once; qlora keeps the linear layers' frozen matrices in 4 bits, not the output embedding."""
+    """Yield every parameter once; qlora keeps frozen matrices of linear layers in 4 bits, except the output's."""
     linear = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear) and m.weight is not head}
     for name, parameter in model.named_parameters():
         yield ParameterShape(

@@ -66,7 +66,7 @@ KEY = re.compile(
     r"(?<![A-Za-z0-9_-])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|(?=[\w-]*\d)sk-[\w-]{20,}|[sr]k_(?:live|test)_[0-9A-Za-z]{16,}"
     r"|gh[pousr]_[0-9A-Za-z]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}"
     r"|hf_[0-9A-Za-z]{30,}|npm_[0-9A-Za-z]{36}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})(?![A-Za-z0-9_])"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[\w\s+/=:,-]*?-----END [A-Z ]*PRIVATE KEY-----)?"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?:[\w\s+/=:,]|-(?!-))*-----END [A-Z ]*PRIVATE KEY-----)?"
 )
 SECRET = re.compile(
     r"(?i:api[_-]?key|secret(?:[_-]?key)?|token|passw(?:or)?d)[\"']?\s*[:=]\s*[\"']?"

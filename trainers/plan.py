@@ -5,10 +5,10 @@ Model states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054, §3.1 and �
 accumulates gradients in the model's own precision. Activations are what autograd saves (``trainers.outline``). Buffers
 are DeepSpeed's: the gradient bucket, copies made while reducing and stepping, and parameters gathered by stage 3.
 
-The parts are what each adds to the peak, so they add up to it. Activations are gone when gradients are complete, and the
-step's copies come later still: what fits into room that others have left adds nothing. Measured against DeepSpeed on CPU
-(tests/unit/test_plan.py keeps the figures) model states are exact and the tensors' peak is within 15 %; a process also
-holds what its allocator does not give back, which is an estimate and a part of its own.
+The parts are what each adds to the peak, so they add up to it. Activations are gone when gradients are complete, and
+the step's copies come later still: what fits into room that others have left adds nothing. Measured against DeepSpeed
+on CPU (tests/unit/test_plan.py keeps the figures) model states are exact and the tensors' peak is within 15 %; a process
+also holds what its allocator does not give back, which is an estimate and a part of its own.
 
 Left out: evaluation (it needs less than training) and the moment of loading.
 """
@@ -16,18 +16,25 @@ Left out: evaluation (it needs less than training) and the moment of loading.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import ceil, prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.fitting import Device, Footprint, JobFacts, Layout, Precision
 from trainers.zero import deepspeed_config
+
+if TYPE_CHECKING:
+    from cluster.spec import JobSpec
+    from cluster.train_spec import Method
 
 FORMULA = (
     "model states: ZeRO, arXiv 1910.02054 §3 and §5; activations: what autograd saves, cf. arXiv 2205.05198 eq. 1; "
     "buffers: DeepSpeed 0.19.8"
 )
-Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "bf16"]
+Offload = Literal["none", "optimizer", "all"]
 
 FP32_BYTES = 4
 COMPUTE_BYTES = {"fp32": 4, "bf16": 2}
@@ -42,7 +49,9 @@ STAGE0_FLAT_ELEMENTS = 500_000_000
 MAX_LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's ``stage3_max_live_parameters``: gathered parameters that stage 3 keeps for their next use."""
 TRANSIENT_TENSORS = 2
-"""Gradients of widest activations alive at once while a layer is differentiated, beyond those whose inputs were freed."""
+"""Gradients of widest activations that exist at once while a layer is differentiated, beyond what it frees."""
+TARGET_QUANTILE = 0.95
+"""Rows with a larger share of target tokens than this many others are too few to fill a micro-batch."""
 PROCESS_BYTES = {"cpu": 600_000_000, "cuda": 1_000_000_000}
 """A worker before its model: Python with torch, transformers and DeepSpeed; the CUDA context and its libraries."""
 ALLOCATOR_FRAC = {"cpu": 0.33, "cuda": 0.0}
@@ -122,7 +131,7 @@ class Sharding:
     workers: int
     precision: Precision
     device: Device
-    offload: Literal["none", "optimizer", "all"] = "none"
+    offload: Offload = "none"
 
     @property
     def compute_bytes(self) -> int:
@@ -267,3 +276,43 @@ def _zero_config(sharding: Sharding) -> dict[str, int]:
         world_size=sharding.workers,
     )
     return config["zero_optimization"]
+
+
+def job_facts(
+    job: JobSpec, row_tokens: NDArray[np.int32], row_targets: NDArray[np.int32], *, has_bitsandbytes: bool
+) -> JobFacts:
+    """Return what ``cluster.resources`` plans with, from a job and its training rows' tokens and targets, shape (N,).
+
+    The base's configuration is read and its model outlined, once for each method, precision and device that is asked
+    about. Raises BaseModelError.
+    """
+    from trainers.outline import model_facts
+
+    @lru_cache
+    def model(method: Method, precision: Precision, device: Device) -> ModelFacts:
+        train = job.train.model_copy(update={"method": method})
+        return model_facts(job.base, train, precision=precision, device=device)
+
+    target_frac = float(np.quantile(row_targets / row_tokens, TARGET_QUANTILE, method="higher"))
+
+    def memory(layout: Layout) -> Footprint:
+        facts = model(layout.method, layout.precision, layout.device)
+        sharding = Sharding(layout.zero_stage, layout.workers, layout.precision, layout.device, job.train.offload)
+        micro = MicroBatchShape(
+            rows=layout.rows,
+            length=layout.longest_tokens,
+            target_tokens=ceil(target_frac * layout.rows * layout.longest_tokens),
+            accumulates=layout.micro_batches > 1,
+        )
+        return Footprint(predict_memory(facts, sharding, micro), predict_host_memory(facts, sharding))
+
+    counted = model(job.train.method, "fp32", "cpu")
+    return JobFacts(
+        row_tokens=row_tokens,
+        row_targets=row_targets,
+        parameters=counted.num_parameters,
+        trainable_parameters=counted.num_trainable,
+        memory=memory,
+        formula=FORMULA,
+        has_bitsandbytes=has_bitsandbytes,
+    )

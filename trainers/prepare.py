@@ -24,6 +24,7 @@ from cluster.store import Store
 from trainers.audit import audit, fix_rows
 from trainers.audit_evidence import AuditData, TokenCounts
 from trainers.duplicates import near_duplicate_pairs, near_texts, row_hashes
+from trainers.formats import require_columns
 from trainers.gate_rules import parse_rule
 from trainers.metrics import Task, choose_metrics
 from trainers.planning import plan_run
@@ -141,6 +142,7 @@ def _read(job: JobSpec, problems: SourceProblems) -> dict[str, list[Row]]:
         parts[VALIDATION] = list(read_rows(data.validation, data, VALIDATION, problems))
     for name, paths in data.test.items():
         parts[name] = list(read_rows(paths, data, name, problems))
+    require_columns(data, problems.columns_seen)
     for source in data.mix or []:
         raise JobFileError(f"the mixture source {source.name} cannot be read yet", "remove data.mix", "data.mix")
     return parts

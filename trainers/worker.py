@@ -28,7 +28,7 @@ from cluster.records import Metrics
 from trainers.batches import Schedule, layout, pad
 from trainers.checkpoint import save_weights
 from trainers.model import TargetLoss, prepare_model, trainable_parameters
-from trainers.ops import put_tools_on_path
+from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
 from trainers.quiet import quiet_libraries
 from trainers.zero import deepspeed_config
@@ -87,7 +87,7 @@ class Worker:
 
     def __init__(self, inputs: LoopInputs, ranks: Ranks) -> None:
         quiet_libraries()
-        put_tools_on_path()
+        prepare_cpu_collective()
         import deepspeed
 
         train, plan = inputs.train, inputs.plan

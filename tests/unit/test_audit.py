@@ -37,6 +37,14 @@ def test_a_finding_counts_all_rows_and_shows_the_first_five():
     assert found.detail
 
 
+def test_no_finding_quotes_personal_data():
+    rows, test = clean_chats(300), clean_chats(100, seed=1)
+    test[0] = chat("Who?", "Write to anna.berg@firma.de or +49 30 901820.")
+    findings = audit(audited({"train": [*rows, test[0]], "test": test}, given=["test"]), SPEC)
+    assert {found.code for found in findings} == {"leakage_exact", "pii"}
+    assert not any("berg" in found.detail or "901820" in found.detail for found in findings)
+
+
 def test_errors_come_first_and_every_code_is_in_the_contract():
     rows, test = clean_chats(300), clean_chats(60, seed=1)
     rows += [test[0], rows[3], chat("Who?", "Write to anna@firma.de, as an AI language model.")]

@@ -70,6 +70,11 @@ def test_several_items_are_all_masked():
     assert mask_personal_data(text) == "Anna ([EMAIL], [PHONE]) paid with [CARD] and [EMAIL] with [IBAN]"
 
 
+def test_a_private_key_is_hidden_to_its_end():
+    key = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEow+/abc=\n-----END RSA PRIVATE KEY-----"
+    assert mask_personal_data(f"before {key} after") == "before [KEY] after"
+
+
 def test_luhn_refuses_every_single_wrong_digit():
     for place in range(16):
         for digit in "0123456789":
@@ -89,3 +94,5 @@ def test_a_long_hostile_text_is_read_in_time_proportional_to_its_length():
     rng = random.Random(0)
     for alphabet in ("1 ", "1-", "a.", "a.@", "+1 ", "eyJ.", "A1 ", "0(1)"):
         find_personal_data("".join(rng.choices(alphabet, k=200_000)))
+    find_personal_data("-----BEGIN PRIVATE KEY-----\n" * 7000)
+    find_personal_data("token=" * 30_000)
