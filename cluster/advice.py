@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster.capacity import Capacity
-from cluster.fitting import Choice, JobFacts, Site, asked, choose_layout, format_bytes
+from cluster.fitting import Choice, JobFacts, Site, asked, choose_layout, counted, format_bytes
 from cluster.spec import TrainSpec
 
 CUT_ROWS_FRAC = 0.01
@@ -35,7 +35,8 @@ def advice(train: TrainSpec, facts: JobFacts, capacity: Capacity, site: Site, ch
         yield "train.precision fp32: bf16 saves memory on a CPU, and most CPUs compute slower in it"
     free = capacity.free_slots(site.cpus, site.gpus)
     if free < site.workers:
-        yield f"start later, or use {free} workers: {site.workers} are planned, and the cluster has room for {free} now"
+        fewer = f", or use {counted(free, 'worker')}" if free else ""
+        yield f"start later{fewer}: {site.workers} are planned, and the cluster has room for {free} now"
 
 
 def _lora(train: TrainSpec, facts: JobFacts, chosen: Choice) -> Iterator[str]:
@@ -82,5 +83,5 @@ def _fewer_workers(train: TrainSpec, facts: JobFacts, site: Site) -> Iterator[st
     fewer = max(1, int(tokens // BUSY_TOKENS))
     yield (
         f"cluster.workers {fewer}: a step has about {tokens:,.0f} tokens, {tokens / site.workers:,.0f} for each of "
-        f"{site.workers} workers, less than keeps one busy"
+        f"{counted(site.workers, 'worker')}, less than keeps one busy"
     )

@@ -202,6 +202,12 @@ def _remedies(train: TrainSpec, facts: JobFacts, site: Site, best: Choice) -> It
     yield f"lower train.max_length (the longest row has {facts.longest_tokens:,} tokens), or choose a smaller base"
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one."""
+    plural = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,g} {noun}{plural}"
+
+
 def format_bytes(size: int) -> str:
     """Return a size to three digits in MB or GB (powers of ten)."""
     if size < 999.5e6:

@@ -14,7 +14,7 @@ from math import ceil
 from cluster.advice import advice
 from cluster.capacity import Capacity
 from cluster.errors import CapacityError
-from cluster.fitting import Device, JobFacts, Precision, Site, choose_layout, format_bytes
+from cluster.fitting import Device, JobFacts, Precision, Site, choose_layout, counted, format_bytes
 from cluster.records import Plan
 from cluster.spec import ClusterSpec, MinMax, TrainSpec
 
@@ -110,10 +110,14 @@ def _num_workers(train: TrainSpec, cluster: ClusterSpec, capacity: Capacity, gpu
     least, most = (asked.min, asked.max) if isinstance(asked, MinMax) else (asked, asked)
     room = capacity.slots(1, gpus)
     if room < least:
-        has = f"{capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs on {len(capacity.nodes)} machines"
+        each = "1 CPU" + (f" and {counted(gpus, 'GPU')}" if gpus else "")
+        has = ", ".join(
+            counted(number, noun)
+            for number, noun in ((len(capacity.nodes), "machine"), (capacity.cpus, "CPU"), (capacity.gpus, "GPU"))
+        )
         raise _refusal(
-            f"{least} workers asked, the cluster has room for {room} (1 CPU and {gpus:g} GPUs each; it has {has})",
-            f"set cluster.workers to {room} or fewer" if room else "join a cluster that has machines for workers",
+            f"{counted(least, 'worker')} asked, the cluster has room for {room} ({each} each; it has {has})",
+            f"set cluster.workers to {room}" + " or fewer" * (room > 1) if room else f"find a machine with {each}",
             "cluster.workers",
         )
     if train.batch_size < least:
@@ -159,14 +163,16 @@ def _refusal(what: str, remedy: str, where: str) -> CapacityError:
 
 def format_plan(plan: Plan) -> list[str]:
     """Return the plan as lines for a terminal."""
-    each = f"{plan.cpus_per_worker:g} CPU" + (f" and {plan.gpus_per_worker:g} GPU" if plan.gpus_per_worker else "")
+    each = counted(plan.cpus_per_worker, "CPU")
+    if plan.gpus_per_worker:
+        each += f" and {counted(plan.gpus_per_worker, 'GPU')}"
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.memory_bytes.items() if size)
     peak = format_bytes(sum(plan.memory_bytes.values()))
     available = f" of {format_bytes(plan.available_bytes)}" if plan.available_bytes else ""
     lines = [
-        f"workers     {plan.workers} with {each} each, {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}",
-        f"steps       {plan.steps:,} ({plan.steps_per_epoch:,} an epoch), each of {plan.micro_batches} micro-batches "
-        f"of up to {plan.micro_batch_tokens:,} tokens a worker",
+        f"workers     {plan.workers}, each with {each}, {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}",
+        f"steps       {plan.steps:,} ({plan.steps_per_epoch:,} an epoch), on each worker at most "
+        f"{counted(plan.micro_batches, 'micro-batch')} of {plan.micro_batch_tokens:,} tokens",
         f"parameters  {plan.trainable_parameters:,} of {plan.parameters:,} are trained",
         f"memory      {peak}{available} a worker at the peak: {parts}",
     ]

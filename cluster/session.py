@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from cluster.capacity import Capacity, NodeCapacity
 from cluster.database import Tables, database_url, making_tables, postgres_url
 from cluster.errors import RunFailed, UsageError
 
@@ -83,16 +84,6 @@ class Settings:
         return making_tables(self.home, self.db, tables)
 
 
-@dataclass(frozen=True)
-class Capacity:
-    """What a cluster has in total: nodes that can work, CPUs, GPUs, and bytes of memory on the smallest such node."""
-
-    nodes: int
-    cpus: float
-    gpus: float
-    memory_bytes_per_node: int
-
-
 @contextmanager
 def ray_session(
     num_cpus: int | None = None,
@@ -142,20 +133,19 @@ def cluster_capacity() -> Capacity:
     """Return what the Ray of this session has, asking its directory only; nodes without CPUs do not work for us."""
     import ray
 
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    return Capacity(
-        nodes=len(resources),
-        cpus=sum(node["CPU"] for node in resources),
-        gpus=sum(node.get("GPU", 0.0) for node in resources),
-        memory_bytes_per_node=int(min((node.get("memory", 0.0) for node in resources), default=0)),
-    )
+    working = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    return Capacity(tuple(_node_capacity(node["NodeID"], node["Resources"]) for node in working))
+
+
+def _node_capacity(node_id: str, resources: Mapping[str, float]) -> NodeCapacity:
+    return NodeCapacity(node_id, resources["CPU"], resources.get("GPU", 0.0), int(resources.get("memory", 0.0)))
 
 
 def refuse_local_home(settings: Settings, capacity: Capacity) -> None:
     """Raise UsageError where several machines would each write to a home on their own disk."""
-    if settings.is_local and capacity.nodes > 1:
+    if settings.is_local and len(capacity.nodes) > 1:
         raise UsageError(
-            f"HONE_HOME is {settings.home} on this machine, and the cluster has {capacity.nodes}",
+            f"HONE_HOME is {settings.home} on this machine, and the cluster has {len(capacity.nodes)}",
             "Set HONE_HOME to storage that all of them reach, such as s3://BUCKET/PATH, and HONE_DB to PostgreSQL.",
         )
 

@@ -6,8 +6,8 @@ model of transformers, whatever its layers look like, and takes about a second. 
 after Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1 without the attention matrix; tests/unit/test_plan.py).
 
 Three shapes are traced and give the rest, because what is saved grows with B·T, T and B·T² (the last only where
-attention keeps its matrix: dropout on a CPU). Left out: the vocabulary, which depends on the number of target tokens and
-is counted in ``trainers.plan``.
+attention keeps its matrix: dropout on a CPU). Left out: the vocabulary, which depends on the number of target tokens
+and is counted in ``trainers.plan``.
 
 Shape legend: B rows, H heads, T tokens, K width of a head.
 """

@@ -7,8 +7,8 @@ are DeepSpeed's: the gradient bucket, copies made while reducing and stepping, a
 
 The parts are what each adds to the peak, so they add up to it. Activations are gone when gradients are complete, and
 the step's copies come later still: what fits into room that others have left adds nothing. Measured against DeepSpeed
-on CPU (tests/unit/test_plan.py keeps the figures) model states are exact and the tensors' peak is within 15 %; a process
-also holds what its allocator does not give back, which is an estimate and a part of its own.
+on CPU (tests/unit/test_plan.py keeps the figures) model states are exact and the tensors' peak is within 15 %; a
+process also holds what its allocator does not give back, which is an estimate and a part of its own.
 
 Left out: evaluation (it needs less than training) and the moment of loading.
 """
@@ -48,7 +48,7 @@ STAGE0_FLAT_ELEMENTS = 500_000_000
 """DeepSpeed's ``buffered_allreduce_fallback`` flattens this many gradients at a time."""
 MAX_LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's ``stage3_max_live_parameters``: gathered parameters that stage 3 keeps for their next use."""
-TRANSIENT_TENSORS = 2
+TRANSIENT_TENSORS = 3
 """Gradients of widest activations that exist at once while a layer is differentiated, beyond what it frees."""
 TARGET_QUANTILE = 0.95
 """Rows with a larger share of target tokens than this many others are too few to fill a micro-batch."""

@@ -1,37 +1,86 @@
-"""Temporary: a plan from counts alone, until cluster.resources lands."""
+"""A prepared data set, a base and the machines at hand → the plan of a run.
+
+Brings together what only training code knows (``trainers.plan``) and what the machines have, and leaves the decision to
+``cluster.resources``. The base's weights are not loaded: shapes come from its configuration.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import psutil
 
-from cluster.errors import CapacityError
-from cluster.records import Plan
-from trainers.batches import Schedule
-from trainers.prepared import TRAIN
+from cluster.capacity import Capacity, NodeCapacity
+from cluster.errors import JobFileError
+from cluster.resources import make_plan
+from cluster.session import cluster_capacity, ray_session, refuse_local_home
+from trainers.metrics import METRICS
+from trainers.plan import job_facts
+from trainers.prepared import TRAIN, Prepared
+from trainers.tokens import TokenSet
+
+if TYPE_CHECKING:
+    from cluster.records import Plan
+    from cluster.session import Settings
+    from cluster.spec import JobSpec
 
 
-def plan_run(job: Any, prepared: Any, settings: Any) -> Plan:
-    workers = job.cluster.workers
-    if workers > os.cpu_count():
-        raise CapacityError(f"{workers} workers asked, this machine has {os.cpu_count()} CPUs", "lower cluster.workers")
-    count = prepared.record.splits[TRAIN].rows
-    s = Schedule(count, job.train.batch_size, job.train.epochs, job.train.seed)
-    return Plan(
-        workers=workers,
-        gpus_per_worker=0,
-        cpus_per_worker=1,
-        device="cpu",
-        precision="fp32",
-        zero_stage=0 if job.train.zero_stage == "auto" else job.train.zero_stage,
-        steps=s.num_steps,
-        steps_per_epoch=s.steps_per_epoch,
-        micro_batch_tokens=2048,
-        micro_batches=1,
-        parameters=0,
-        trainable_parameters=0,
-        memory_bytes={},
-        available_bytes=psutil.virtual_memory().available,
+def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
+    """Return the plan of a job. Raises CapacityError with numbers where it cannot fit, JobFileError for ``best_by``."""
+    path = prepared.tokens_path(TRAIN)
+    assert path is not None, "a prepared data set without training tokens"
+    tokens = TokenSet.load(path)
+    has_bitsandbytes = find_spec("bitsandbytes") is not None
+    facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_bitsandbytes)
+    plan = make_plan(job.train, job.cluster, facts, capacity(settings))
+    refuse_best_by(job, prepared, plan.zero_stage)
+    return plan
+
+
+def capacity(settings: Settings) -> Capacity:
+    """Return what the cluster of RAY_ADDRESS has, or this machine where none is named."""
+    if settings.ray_address is None:
+        return this_machine()
+    with ray_session(address=settings.ray_address):
+        found = cluster_capacity()
+        refuse_local_home(settings, found)
+        return found
+
+
+def this_machine() -> Capacity:
+    """Return this machine's processors, GPUs and memory as one node."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return Capacity(
+        (
+            NodeCapacity(
+                node_id="this machine",
+                cpus=float(os.cpu_count() or 1),
+                gpus=float(gpus),
+                memory_bytes=psutil.virtual_memory().available,
+                gpu_memory_bytes=torch.cuda.get_device_properties(0).total_memory if gpus else None,
+                has_bf16=bool(gpus) and torch.cuda.is_bf16_supported(),
+            ),
+        )
     )
+
+
+def refuse_best_by(job: JobSpec, prepared: Prepared, zero_stage: int) -> None:
+    """Raise JobFileError where the best checkpoint cannot be picked by the metric that was asked for."""
+    name = job.train.best_by
+    metric = METRICS.get(name)
+    if metric is None:
+        raise JobFileError(f"{name!r} is no known metric", f"known: loss, {', '.join(METRICS)}", "train.best_by")
+    if metric.needs == "nll":
+        return
+    if metric.needs == "label_scores" or (metric.needs == "labels" and prepared.record.task != "classification"):
+        raise JobFileError(f"{name!r} cannot be computed in training", "use loss or another metric", "train.best_by")
+    if zero_stage == 3:
+        raise JobFileError(
+            f"best_by {name} generates during training, which needs whole weights; ZeRO-3 shards them",
+            "use best_by: loss, or train.zero_stage: 2",
+            "train.best_by",
+        )

@@ -43,7 +43,7 @@ with ray_session(num_cpus=2, worker_env={"OMP_NUM_THREADS": "3"}):
     listening = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     found["processes"] = [p.pid for p in family[1:]]
 found["addresses"] = sorted(set(listening))
-found["capacity"] = [capacity.nodes, capacity.cpus, capacity.gpus, capacity.memory_bytes_per_node]
+found["capacity"] = [len(capacity.nodes), capacity.cpus, capacity.gpus, capacity.nodes[0].memory_bytes]
 found["env_changes"] = sorted(k for k in {*before, *os.environ} if before.get(k) != os.environ.get(k))
 found["total_memory"] = psutil.virtual_memory().total
 found["alive"] = ray.is_initialized()

@@ -12,8 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import StoreError, UsageError
-from cluster.session import Capacity, Settings, environment, quiet_worker, ray_session, refuse_local_home
+from cluster.session import Settings, environment, quiet_worker, ray_session, refuse_local_home
 
 CWD = Path("/a dir")
 POSTGRES = "postgresql://hone:p%40ss@db:5432/hone"
@@ -131,7 +132,8 @@ def test_a_tracking_server_and_a_cluster_are_taken_from_the_environment():
 
 
 def test_a_local_home_is_refused_on_several_machines_only():
-    alone, several = Capacity(1, 2, 0, 2**30), Capacity(2, 4, 0, 2**30)
+    node = NodeCapacity("a", 2, 0, 2**30)
+    alone, several = Capacity((node,)), Capacity((node, node))
     refuse_local_home(settings(), alone)
     refuse_local_home(settings(HONE_HOME="s3://b/x", HONE_DB=POSTGRES), several)
     with pytest.raises(UsageError, match="the cluster has 2"):
