@@ -125,7 +125,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     from cluster import pipeline
 
     settings, progress = _settings(), _progress()
-    job_file = pipeline.entry("trainers.demo:write_demo")(settings, progress, method=arguments.method)
+    job_file = pipeline.entry("trainers.demo:write_demo")(
+        settings, progress, method=arguments.method, overrides=arguments.set
+    )
     return _train_job(job_file, arguments, settings, progress)
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainers.audit_evidence import AuditData, Evidence, counted
-from trainers.audit_fixes import fix_rows
 from trainers.audit_labels import balance_evidence, suspect_evidence
 from trainers.audit_sets import conflict_evidence, duplicate_evidence, leakage_evidence
 from trainers.audit_size import (
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from cluster.records import Finding
     from cluster.spec import AuditSpec
 
-__all__ = ["audit", "audit_evidence", "fix_rows"]
+__all__ = ["audit", "audit_evidence"]
 
 WEIGHTS = ("error", "warning", "note")
 REMEDIES = {

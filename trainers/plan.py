@@ -255,7 +255,7 @@ def _moments(model: ModelFacts, sharding: Sharding, gradients: int, *, accumulat
         return _Moments(earlier, early=bucket, late=max(earlier + bucket + reducing, step))
     gathered = _gathered_bytes(model, sharding)
     held = gradients + bucket + gathered
-    return _Moments(held, early=0, late=held + max(2 * filled, FP32_BYTES * share))
+    return _Moments(held, early=0, late=held + max(2 * filled, (size + widened) * share))
 
 
 def _gathered_bytes(model: ModelFacts, sharding: Sharding) -> int:
