@@ -17,7 +17,29 @@ KEYWORDS = {
     "access": ["password", "login", "locked"],
     "bugs": ["crash", "error", "freeze"],
 }
-FILLER = "please help me with my account today it is about the app and i am not sure what to do next".split()
+FILLER = [
+    "please",
+    "help",
+    "me",
+    "with",
+    "my",
+    "account",
+    "today",
+    "it",
+    "is",
+    "about",
+    "the",
+    "app",
+    "and",
+    "i",
+    "am",
+    "not",
+    "sure",
+    "what",
+    "to",
+    "do",
+    "next",
+]
 
 
 def ticket_rows(count: int, seed: int = 0) -> list[dict[str, str]]:

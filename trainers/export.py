@@ -37,7 +37,7 @@ def run(ctx: RunContext) -> None:
         tolerance = LOGIT_TOLERANCE[ctx.plan().precision]
         if not difference <= tolerance:
             raise RunFailed(
-                f"the exported model's logits differ from those in training by {difference:.3g} (at most {tolerance:g})",
+                f"the exported model's logits are off those in training by {difference:.3g} (at most {tolerance:g})",
                 "this is a fault in the export, not in your job: keep the run's directory and report it",
             )
         refuse_other_tokens(ctx.job, prepared, directory)

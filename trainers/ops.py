@@ -2,8 +2,9 @@
 
 DeepSpeed compiles ``deepspeed_shm_comm`` when a CPU job first starts, which takes half a minute to two; ``python -m
 trainers.ops`` does it during ``make setup`` instead. Even the built one is looked up through ``ninja``, which pip
-puts beside the interpreter and not on everybody's PATH. And loading it takes a lock file that a killed process leaves behind, whereupon
-every later one waits for ever (torch's FileBaton, 2.13): a lock that no living process holds open is removed.
+puts beside the interpreter and not on everybody's PATH. And loading it takes a lock file that a killed process leaves
+behind, whereupon every later one waits for ever (torch's FileBaton, 2.13): a lock that no living process holds open
+is removed.
 """
 
 from __future__ import annotations

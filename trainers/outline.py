@@ -59,9 +59,8 @@ def model_facts(base: str, train: TrainSpec, *, precision: Precision, device: De
 def outline(config: Any, train: TrainSpec, *, precision: Precision, device: Device) -> ModelFacts:
     """Return the facts of the model that a transformers configuration describes, trained as ``train`` says."""
     model = _bare_model(config, train, DTYPES[precision], device)
-    checkpointing = train.gradient_checkpointing
     try:
-        activations = _activation_facts(model, device, checkpointing=checkpointing)
+        activations = _activations(model, precision, device, checkpointing=train.gradient_checkpointing)
     except (RuntimeError, NotImplementedError) as error:
         raise BaseModelError(
             f"the memory of a {config.model_type} model cannot be predicted: {str(error).splitlines()[0]}",
@@ -75,6 +74,16 @@ def outline(config: Any, train: TrainSpec, *, precision: Precision, device: Devi
         hidden=head.shape[1],
         activations=activations,
     )
+
+
+def _activations(model: nn.Module, precision: Precision, device: Device, *, checkpointing: bool) -> ActivationFacts:
+    """Trace the model; one with grouped products (experts) has them on the meta device in bf16 only (torch 2.13)."""
+    try:
+        return _activation_facts(model, device, checkpointing=checkpointing)
+    except RuntimeError:
+        if precision == "bf16":
+            raise
+        return _activation_facts(model.to(torch.bfloat16), device, checkpointing=checkpointing).times(2)
 
 
 def _bare_model(config: Any, train: TrainSpec, dtype: torch.dtype, device: Device) -> nn.Module:
@@ -131,7 +140,8 @@ class _CudaDropout(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is nn.functional.dropout:
-            return torch.native_dropout(*args[:3])[0]
+            settings = kwargs or {}
+            return torch.native_dropout(args[0], settings["p"], settings["training"])[0]
         return func(*args, **(kwargs or {}))
 
 

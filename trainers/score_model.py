@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cluster.registry import Registry
-
 from cluster.errors import DataError, UsageError
 from cluster.records import EvalReport
+from cluster.registry import Registry
 from cluster.spec import DataSpec
 from cluster.store import Store
 from trainers.evaluation import BOOTSTRAP_SEED, write_predictions

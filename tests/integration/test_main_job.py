@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.cli import main
 from cluster.records import FINDING_CODES
+from tests.tiny import write_base
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -120,10 +121,13 @@ def test_check_prints_the_contract_and_trains_nothing(
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_registers_nothing(
-    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, home: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = job_file(tmp_path, tiny_base, tickets, learning_rate=1.0, max_grad_norm=0.0, epochs=20, eval_every=20.0)
-    code, _, err = run_json(capsys, "train", str(job))
+    base = write_base(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(base)
+    code, _, err = run_json(capsys, "train", str(job_file(tmp_path, base, tickets)))
     assert code == 1
     assert "the loss became" in err
     assert "Traceback" not in err

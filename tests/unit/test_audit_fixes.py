@@ -13,8 +13,8 @@ from cluster.records import FINDING_CODES
 from cluster.spec import AuditSpec
 from tests.audited_rows import audited, chat, clean_chats, clean_labels, labelled
 from trainers.audit import audit
-from trainers.audit_fixes import fix_rows
 from trainers.audit_evidence import TokenCounts
+from trainers.audit_fixes import fix_rows
 from trainers.rows import Row
 
 

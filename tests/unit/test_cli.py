@@ -25,7 +25,8 @@ def test_help_answers_in_under_half_a_second() -> None:
 
 
 def test_help_imports_no_engine() -> None:
-    code = "import sys; from cluster import cli; print([m for m in ('torch', 'ray', 'mlflow', 'deepspeed', 'yaml', 'pydantic') if m in sys.modules])"
+    engines = ("torch", "ray", "mlflow", "deepspeed", "yaml", "pydantic")
+    code = f"import sys; from cluster import cli; print([m for m in {engines} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "[]"
 
