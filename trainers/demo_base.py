@@ -210,7 +210,9 @@ def _pretrained(documents: list[list[int]], vocabulary: int, recipe: Pretraining
         tokens_BT = torch.from_numpy(next(stream))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_frac(step, recipe.steps, "cosine", 0.05)
-        loss = model(input_ids=tokens_BT, labels=tokens_BT).loss
+        hidden_BTD = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        logits_NV = model.lm_head(hidden_BTD[:, :-1].flatten(0, 1))
+        loss = torch.nn.functional.cross_entropy(logits_NV, tokens_BT[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -3,7 +3,7 @@
 The model that would be trained (adapter, dropout and precision included) is built on the meta device, where tensors
 have shapes and no memory, and run forward while autograd is asked what it saves. So the count holds for every causal
 model of transformers, whatever its layers look like, and takes about a second. For Llama it agrees with a closed form
-after Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1 without the attention matrix; tests/unit/test_plan.py).
+after Korthikanti et al. 2022 (arXiv 2205.05198, eq. 1 without the attention matrix; tests/unit/test_outline.py).
 
 Three shapes are traced and give the rest, because what is saved grows with B·T, T and B·T² (the last only where
 attention keeps its matrix: dropout on a CPU). Left out: the vocabulary, which depends on the number of target tokens
@@ -30,8 +30,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from cluster.errors import BaseModelError
 from cluster.fitting import Device, Precision
 from trainers.model import add_adapter, causal_lm, set_dropout
-from trainers.plan import ActivationFacts, ModelFacts, ParameterShape, SavedBytes
 from trainers.quiet import quiet_libraries
+from trainers.shapes import ActivationFacts, ModelFacts, ParameterShape, SavedBytes
 
 if TYPE_CHECKING:
     from cluster.spec import TrainSpec

@@ -16,14 +16,15 @@ Left out: evaluation (it needs less than training) and the moment of loading.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from math import ceil, prod
+from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.fitting import Device, Footprint, JobFacts, Layout, Precision
+from trainers.shapes import ModelFacts
 from trainers.zero import deepspeed_config
 
 if TYPE_CHECKING:
@@ -57,79 +58,6 @@ PROCESS_BYTES = {"cpu": 600_000_000, "cuda": 1_000_000_000}
 ALLOCATOR_FRAC = {"cpu": 0.33, "cuda": 0.0}
 """What glibc holds beyond live tensors: 8 to 75 % over 30 configurations measured (fragmentation by many small ones).
 With a third, a process's predicted peak was within 15 % of its resident memory in each of them."""
-
-
-@dataclass(frozen=True)
-class ParameterShape:
-    """One parameter tensor; ``is_quantised``: method qlora keeps it in 4 bits."""
-
-    name: str
-    shape: tuple[int, ...]
-    is_trainable: bool
-    is_quantised: bool = False
-
-    @cached_property
-    def elements(self) -> int:
-        """Number of values."""
-        return prod(self.shape)
-
-
-@dataclass(frozen=True)
-class SavedBytes:
-    """What a forward pass over B rows of T tokens keeps: ``per_token · B·T + per_position · T + per_pair · B·T²``."""
-
-    per_token: float
-    per_position: float = 0.0
-    per_pair: float = 0.0
-
-    def of(self, rows: int, length: int) -> int:
-        """Return the bytes for ``rows`` of ``length`` tokens."""
-        return ceil((self.per_token * rows + self.per_position + self.per_pair * rows * length) * length)
-
-    def times(self, factor: float) -> SavedBytes:
-        """Return the same for values of another size."""
-        return SavedBytes(self.per_token * factor, self.per_position * factor, self.per_pair * factor)
-
-
-@dataclass(frozen=True)
-class ActivationFacts:
-    """What a forward pass leaves for the backward pass, without the vocabulary's share.
-
-    ``recomputed``: with gradient checkpointing, the one layer whose activations exist again while it is differentiated.
-    """
-
-    kept: SavedBytes
-    recomputed: SavedBytes
-    widest_per_token: float
-
-    def times(self, factor: float) -> ActivationFacts:
-        """Return the same for values of another size."""
-        return ActivationFacts(self.kept.times(factor), self.recomputed.times(factor), self.widest_per_token * factor)
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """The model that a job trains, adapters included; tied parameters occur once."""
-
-    parameters: tuple[ParameterShape, ...]
-    vocabulary: int
-    hidden: int
-    activations: ActivationFacts
-
-    @cached_property
-    def num_parameters(self) -> int:
-        """All elements."""
-        return sum(p.elements for p in self.parameters)
-
-    @cached_property
-    def num_trainable(self) -> int:
-        """Elements that an optimizer step changes."""
-        return sum(p.elements for p in self.parameters if p.is_trainable)
-
-    @cached_property
-    def largest_trainable(self) -> int:
-        """Elements of the largest tensor that is trained."""
-        return max((p.elements for p in self.parameters if p.is_trainable), default=0)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM
 
 from cluster.capacity import Capacity, NodeCapacity
-from cluster.errors import BaseModelError
 from cluster.fitting import Layout
 from cluster.resources import make_plan
-from cluster.spec import JobSpec, TrainSpec
+from cluster.spec import JobSpec
+from tests.llamas import NARROW, SMALL, WIDE, facts, llama
 from trainers.model import TargetLoss
-from trainers.outline import model_facts, outline
+from trainers.outline import outline
 from trainers.plan import (
-    ActivationFacts,
     MicroBatchShape,
-    ModelFacts,
-    ParameterShape,
-    SavedBytes,
     Sharding,
     job_facts,
     model_states,
@@ -35,17 +30,18 @@ from trainers.plan import (
     predict_memory,
     tensor_bytes,
 )
+from trainers.shapes import ActivationFacts, ModelFacts, ParameterShape, SavedBytes
 
-WIDE, NARROW, SMALL = (512, 1408, 8, 8192), (256, 704, 6, 8192), (256, 704, 6, 1024)
 PEAK_TOLERANCE = 0.15
 """What issue and docstring promise for a CPU."""
 COUNTERS_BYTES = 20_000
 """AdamW's step counters, token ids and scalars, which are no model state; most in 56 parameters' counters."""
 
 MEASURED = [
-    # Bytes of live tensors after a step and at the peak of three steps, by torch's profiler on rank 0. Llamas as (hidden,
-    # intermediate, layers, vocabulary) with tied embeddings, 8 heads and 4 key heads; DeepSpeed 0.19.8 with gloo, fused
-    # AdamW, a gradient bucket as large as what is trained. None: the profiler misses what other threads free.
+    # Bytes of live tensors after a step and at the peak of three steps, by torch's profiler on rank 0. Llamas as
+    # (hidden, intermediate, layers, vocabulary) with tied embeddings, 8 heads and 4 key heads; DeepSpeed 0.19.8 with
+    # gloo, fused AdamW, a gradient bucket as large as what is trained. None: the profiler misses what other threads
+    # free.
     # llama, stage, workers, precision, rows, length, targets, micro-batches, options, after a step, peak
     (WIDE, 0, 1, "fp32", 8, 128, 512, 1, {}, 333_561_384, 725_078_580),
     (NARROW, 0, 1, "fp32", 32, 64, 1024, 2, {}, 78_308_704, 462_487_916),
@@ -69,32 +65,6 @@ MEASURED = [
     (WIDE, 2, 2, "bf16", 4, 64, 128, 2, {}, None, 366_000_000),
     (WIDE, 3, 2, "fp32", 4, 64, 128, 2, {}, None, 696_000_000),
 ]
-
-
-def llama(shape: tuple[int, int, int, int], **more: Any) -> LlamaConfig:
-    hidden, intermediate, layers, vocabulary = shape
-    return LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        vocab_size=vocabulary,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-        **more,
-    )
-
-
-@lru_cache
-def facts(shape: tuple[int, int, int, int], precision: Any = "fp32", device: Any = "cpu", **options: Any) -> ModelFacts:
-    method = options.get("method", "full")
-    block: dict[str, Any] = {"method": method}
-    if method == "lora":
-        block["lora"] = {"rank": 16, "dropout": 0.05}
-    if "gradient_checkpointing" in options:
-        block["gradient_checkpointing"] = True
-    config = llama(shape, attention_dropout=options.get("dropout", 0.0))
-    return outline(config, TrainSpec.model_validate(block), precision=precision, device=device)
 
 
 @pytest.mark.parametrize("case", MEASURED, ids=lambda case: f"{case[0][0]}-zero{case[1]}-x{case[2]}-{case[3]}")
@@ -144,94 +114,6 @@ def _peak_bytes(profiler: Any) -> int:
         live += event.nbytes()
         peak = max(peak, live)
     return peak
-
-
-@pytest.mark.parametrize(("precision", "size"), [("fp32", 4), ("bf16", 2)])
-def test_llama_activations_agree_with_a_closed_form(precision: str, size: int) -> None:
-    """Korthikanti et al. 2022, eq. 1, recounted for grouped queries, SwiGLU and RMSNorm, without the T·T matrix.
-
-    Per layer and token: both norms keep their input and their scale in fp32, and (input × scale) and the output in the
-    model's precision; attention q, k, v, its output and a fp32 number a head; the MLP gate, its SiLU, up and product.
-    In fp32 a norm's input is the residual itself. One norm follows the last layer, whose output goes to the head.
-    """
-    hidden, intermediate, layers, _ = WIDE
-    keys, heads = hidden // 2, 8
-    norm = hidden * 4 + 4 + 2 * hidden * size
-    per_layer = 2 * norm + (2 * hidden + 2 * keys) * size + 4 * heads + 4 * intermediate * size
-    per_token = layers * per_layer + norm - hidden * size
-    kept = facts(WIDE, precision).activations.kept
-    assert kept.per_token == pytest.approx(per_token, rel=1e-3)
-    assert kept.per_pair == 0
-
-
-def test_dropout_keeps_attention_matrices_on_a_cpu_only() -> None:
-    assert facts(NARROW, dropout=0.1).activations.kept.per_pair > 0
-    assert facts(NARROW, device="cuda", dropout=0.1).activations.kept.per_pair == 0
-
-
-def test_a_gpu_keeps_a_byte_for_a_dropped_value() -> None:
-    """LoRA drops the inputs of seven matrices a layer; a CPU keeps a 4-byte factor where a GPU keeps one byte."""
-    hidden, intermediate, layers, _ = NARROW
-    on_cpu = facts(NARROW, method="lora").activations.kept.per_token
-    on_gpu = facts(NARROW, device="cuda", method="lora").activations.kept.per_token
-    assert on_cpu - on_gpu == pytest.approx(3 * layers * (6 * hidden + intermediate), rel=1e-3)
-
-
-def test_recomputing_keeps_layer_inputs_and_one_layer() -> None:
-    hidden, _, layers, _ = NARROW
-    plain, saving = facts(NARROW).activations, facts(NARROW, gradient_checkpointing=True).activations
-    assert plain.recomputed.of(4, 32) == 0
-    outside = saving.kept.per_token - layers * hidden * 4
-    assert plain.kept.per_token == pytest.approx(outside + layers * saving.recomputed.per_token, rel=0.01)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=100, bos_token_id=0, eos_token_id=0),
-        Qwen3MoeConfig(
-            hidden_size=64,
-            intermediate_size=64,
-            moe_intermediate_size=32,
-            num_experts=4,
-            num_experts_per_tok=2,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            vocab_size=100,
-        ),
-    ],
-    ids=["gpt2", "qwen3_moe"],
-)
-def test_other_kinds_of_models_are_outlined_with_every_parameter(config: Any) -> None:
-    real = AutoModelForCausalLM.from_config(config)
-    for precision in ("fp32", "bf16"):
-        model = outline(config, TrainSpec(method="full"), precision=precision, device="cuda")
-        assert model.num_parameters == model.num_trainable == sum(p.numel() for p in real.parameters())
-        assert model.activations.kept.per_token > 0
-
-
-def test_lora_trains_rank_times_in_and_out_features_of_every_linear_layer() -> None:
-    hidden, intermediate, layers, _ = NARROW
-    in_and_out = 2 * (2 * hidden) + 2 * (hidden + hidden // 2) + 3 * (hidden + intermediate)
-    model = facts(NARROW, method="lora")
-    assert model.num_trainable == 16 * layers * in_and_out
-    assert model.num_parameters == facts(NARROW).num_parameters + model.num_trainable
-
-
-def test_qlora_keeps_linear_layers_in_four_bits_and_a_scale() -> None:
-    train = TrainSpec.model_validate({"method": "qlora"})
-    model = outline(llama(NARROW), train, precision="bf16", device="cuda")
-    linear = sum(p.elements for p in model.parameters if p.is_quantised)
-    hidden, intermediate, layers, _ = NARROW
-    assert linear == layers * hidden * (3 * hidden + 3 * intermediate)
-    weights, _, _ = model_states(model, Sharding(0, 1, "bf16", "cuda"))
-    assert weights == pytest.approx(linear * 4.5 / 8 + 2 * (model.num_parameters - linear), rel=1e-6)
-
-
-def test_a_base_that_cannot_be_read_is_an_error_of_the_user(tmp_path: Path) -> None:
-    with pytest.raises(BaseModelError, match="cannot be read"):
-        model_facts(str(tmp_path), TrainSpec(method="full"), precision="fp32", device="cpu")
 
 
 models = st.builds(
