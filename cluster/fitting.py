@@ -179,15 +179,15 @@ def _cannot_fit(train: TrainSpec, facts: JobFacts, site: Site, best: Choice) -> 
     layout = best.layout
     return CapacityError(
         f"{train.method} training needs at least {format_bytes(needs)} of {place} a worker, and a worker has "
-        f"{format_bytes(has)}, of which {FIT_FRAC:.0%} are planned with (ZeRO-{layout.zero_stage}, {layout.workers} "
-        f"workers, one row of {layout.longest_tokens:,} tokens at a time: {parts})",
+        f"{format_bytes(has)}, of which {FIT_FRAC:.0%} are planned with (ZeRO-{layout.zero_stage}, "
+        f"{counted(layout.workers, 'worker')}, one row of {layout.longest_tokens:,} tokens at a time: {parts})",
         "; ".join(_remedies(train, facts, site, best)),
         "train",
     )
 
 
 def _remedies(train: TrainSpec, facts: JobFacts, site: Site, best: Choice) -> Iterator[str]:
-    """Yield what would make it fit, most effective first; always something."""
+    """Yield what would lower the need, most effective first; always something."""
     if train.method == "full":
         lora = facts.memory(replace(best.layout, method="lora"))
         yield f"set train.method to lora ({format_bytes(lora.peak_bytes)} a worker)"
@@ -197,6 +197,8 @@ def _remedies(train: TrainSpec, facts: JobFacts, site: Site, best: Choice) -> It
         if more.workers <= train.batch_size and Choice(more, footprint).fits(site):
             yield f"use {more.workers} workers ({format_bytes(footprint.peak_bytes)} each with ZeRO-{more.zero_stage})"
             break
+    if site.device == "cuda" and train.offload == "none":
+        yield "set train.offload to optimizer, which moves the optimizer's state to main memory"
     if not train.gradient_checkpointing:
         yield "set train.gradient_checkpointing to true"
     yield f"lower train.max_length (the longest row has {facts.longest_tokens:,} tokens), or choose a smaller base"
