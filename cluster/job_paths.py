@@ -45,7 +45,8 @@ def with_absolute_paths(spec: JobSpec, directory: Path) -> JobSpec:
 def _absolute(path: str, directory: Path) -> str:
     # Lexically, so that a symbolic link keeps the name the user gave it. An unknown ~user stays a plain name, where
     # Path.expanduser raises.
-    return os.path.normpath(directory / os.path.expanduser(path))  # noqa: PTH111
+    own = path if "\0" in path else os.path.expanduser(path)  # noqa: PTH111 (a NUL names nothing, and is refused later)
+    return os.path.normpath(directory / own)
 
 
 def _is_there(path: str, directory: Path) -> bool:
