@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: creating $(VENV) and installing (a few minutes the first time) …"
 	@$(PYTHON) -c 'import sys; sys.exit("hone needs Python 3.11 or newer; set PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@$(BIN)/python -m trainers.ops
 	@touch $@
 
@@ -42,7 +42,7 @@ docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m tests.generated_docs
 
 bench: setup  ## benchmarks (each prints its own results)
-	@$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
+	@$(BIN)/pip install --quiet --quiet -c constraints.txt -e ".[bench]"
 	@for script in benchmarks/*.py; do echo "bench: $$script"; $(BIN)/python $$script; done
 
 clean:  ## remove .venv, .hone and caches

@@ -16,7 +16,7 @@ def main() -> int:
     """Write or compare every page; exit code 1 where one is stale."""
     stale: list[str] = []
     for name, page in PAGES.items():
-        path, text = DOCS / name, page()
+        path, text = DOCS / name, page().rstrip("\n") + "\n"
         if "--check" not in sys.argv:
             path.write_text(text, encoding="utf-8")
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
