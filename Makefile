@@ -35,7 +35,7 @@ check: setup  ## format, lint, types, imports, generated docs, unit tests
 	@echo "check: unit tests …"; began=$$SECONDS; $(BIN)/pytest -q tests/unit tests/contracts; echo "check: unit tests took $$((SECONDS - began)) s"
 
 test: check  ## check, then integration tests on a local Ray
-	@began=$$SECONDS; echo "test: integration …"; $(BIN)/pytest -q tests/integration tests/faults tests/gpu; \
+	@began=$$SECONDS; echo "test: integration …"; $(BIN)/pytest -q tests --ignore=tests/unit --ignore=tests/contracts; \
 	echo "test: integration took $$((SECONDS - began)) s"
 
 docs: setup  ## write the generated reference pages
