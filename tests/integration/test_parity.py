@@ -145,21 +145,24 @@ def test_lora_gives_one_loss_curve_at_every_stage_and_number_of_ranks(base: Path
         on_ranks(losses, world_size, base, tokens_path, "lora", stage, micro)
         for world_size, stage, micro in [(1, 0, 10_000), (2, 0, 40), (2, 1, 40), (2, 2, 10_000), (2, 3, 40)]
     ]
-    half = STEPS // 2
-    assert sum(curves[0][half:]) < sum(curves[0][:half]), "the second epoch sees the same rows again"
+    epochs = [sum(curves[0][: STEPS // 2]), sum(curves[0][STEPS // 2 :])]
+    assert abs(epochs[0] - epochs[1]) > 100 * TOLERANCE, "the adapter learned something to compare"
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], abs=TOLERANCE)
 
 
-def first_gradients(ranks: Ranks, base: Path, tokens_path: Path, stage: int) -> dict[str, torch.Tensor]:
-    from deepspeed.utils import safe_get_full_grad
+def first_gradients(ranks: Ranks, base: Path, tokens_path: Path, stage: int) -> dict[str, Any]:
+    """Read the first step's gradient off AdamW: its first moment is then (1 - 0.9) times the unclipped gradient."""
+    from deepspeed.utils import safe_get_full_optimizer_state
 
-    tokens = TokenSet.load(tokens_path)
-    inputs = LoopInputs(str(base), spec("full"), plan(stage, ranks.world_size, 40), tokens, None, Path())
-    worker = Worker(inputs, ranks)
-    worker.accumulate_gradients(0)
+    tokens, train = TokenSet.load(tokens_path), spec("full").model_copy(update={"max_grad_norm": 0.0})
+    worker = Worker(LoopInputs(str(base), train, plan(stage, ranks.world_size, 40), tokens, None, Path()), ranks)
+    next(worker.steps())
+    if stage < 3:  # DeepSpeed 0.19.8 links the optimizer's state to its parameters at the first step, before it exists
+        worker.engine.optimizer._hp_optimizer_states_linked = False
+        worker.engine.optimizer._lazy_init_hp_params_optimizer_state()
     named = worker.module.model.named_parameters()
-    return {name: safe_get_full_grad(p).float().cpu().numpy() for name, p in named}
+    return {name: safe_get_full_optimizer_state(p, "exp_avg").float().cpu().numpy() / 0.1 for name, p in named}
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
