@@ -14,8 +14,8 @@ RENAMED = (
     (r".*gradient_checkpointing.*is deprecated.*", FutureWarning),
     (r".*torch\.distributed\..* is deprecated.*", FutureWarning),
 )
-"""Notices of library names that will change, raised inside DeepSpeed 0.19.8 and PEFT 0.21.2, and for a name that PEFT 0.21.2
-still asks for; they can go with those."""
+"""Notices of library names that will change, raised inside or because of DeepSpeed 0.19.8 and PEFT 0.21.2; they can go
+with those."""
 
 
 def quiet_libraries() -> None:
