@@ -75,7 +75,7 @@ def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacit
     if gpus == "auto":
         gpus = 1.0 if capacity.gpus else 0.0
     if gpus and not capacity.gpus:
-        raise _refusal(
+        raise CapacityError(
             f"{gpus:g} GPUs a worker asked, the cluster has none", "set it to auto or 0", "cluster.gpus_per_worker"
         )
     device: Device = "cuda" if gpus else "cpu"
@@ -86,7 +86,7 @@ def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacit
     host_bytes = capacity.memory_bytes_per_worker(workers, cpus, gpus)
     memory_bytes = capacity.gpu_memory_bytes_per_worker(cpus, gpus) if gpus else host_bytes
     if memory_bytes is None and train.zero_stage == "auto":
-        raise _refusal(
+        raise CapacityError(
             "the memory of the cluster's GPUs is unknown, so no ZeRO stage can be chosen",
             "set train.zero_stage to 0, 1, 2 or 3",
             "train.zero_stage",
@@ -96,13 +96,13 @@ def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacit
 
 def _refuse_method(train: TrainSpec, facts: JobFacts, device: str) -> None:
     if train.method == "qlora" and device == "cpu":
-        raise _refusal("qlora needs a GPU, and the run has none", "set train.method to lora", "train.method")
+        raise CapacityError("qlora needs a GPU, and the run has none", "set train.method to lora", "train.method")
     if train.method == "qlora" and not facts.has_bitsandbytes:
         what = "qlora needs bitsandbytes, which is not installed"
-        raise _refusal(what, "install bitsandbytes, or set train.method to lora", "train.method")
+        raise CapacityError(what, "install bitsandbytes, or set train.method to lora", "train.method")
     if train.offload != "none" and device == "cpu":
         what = f"offload {train.offload} moves states off a GPU, and the run has none"
-        raise _refusal(what, "set train.offload to none", "train.offload")
+        raise CapacityError(what, "set train.offload to none", "train.offload")
 
 
 def _num_workers(train: TrainSpec, cluster: ClusterSpec, capacity: Capacity, gpus: float) -> int:
@@ -115,13 +115,13 @@ def _num_workers(train: TrainSpec, cluster: ClusterSpec, capacity: Capacity, gpu
             counted(number, noun)
             for number, noun in ((len(capacity.nodes), "machine"), (capacity.cpus, "CPU"), (capacity.gpus, "GPU"))
         )
-        raise _refusal(
+        raise CapacityError(
             f"{counted(least, 'worker')} asked, the cluster has room for {room} ({each} each; it has {has})",
             f"set cluster.workers to {room}" + " or fewer" * (room > 1) if room else f"find a machine with {each}",
             "cluster.workers",
         )
     if train.batch_size < least:
-        raise _refusal(
+        raise CapacityError(
             f"a step of {train.batch_size} examples cannot be spread over {least} workers",
             f"set train.batch_size to {least} or more, or cluster.workers to {train.batch_size} or fewer",
             "train.batch_size",
@@ -134,7 +134,9 @@ def _precision(train: TrainSpec, capacity: Capacity, device: Device) -> Precisio
         return "fp32" if train.precision == "auto" else train.precision
     has_bf16 = all(node.has_bf16 for node in capacity.nodes if node.gpus)
     if train.precision == "bf16" and not has_bf16:
-        raise _refusal("bf16 asked, and not all GPUs compute in it", "set train.precision to fp32", "train.precision")
+        raise CapacityError(
+            "bf16 asked, and not all GPUs compute in it", "set train.precision to fp32", "train.precision"
+        )
     if train.precision == "auto":
         return "bf16" if has_bf16 else "fp32"
     return train.precision
@@ -149,16 +151,12 @@ def _refuse_bounds(
         (cost, cluster.max_cost, "US dollars", "cluster.max_cost"),
     ):
         if value is not None and bound is not None and value > bound and rate is not None:
-            raise _refusal(
+            raise CapacityError(
                 f"the run is predicted to take {value:.3g} {unit}, and {key} is {bound:g} ({rate.tokens_per_s:,.0f} "
                 f"tokens a second and worker, {rate.source})",
                 f"raise it, or lower train.epochs from {train.epochs:g} to {train.epochs * bound / value:.2g}",
                 key,
             )
-
-
-def _refusal(what: str, remedy: str, where: str) -> CapacityError:
-    return CapacityError(what, remedy, where)
 
 
 def format_plan(plan: Plan) -> list[str]:

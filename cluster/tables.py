@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, cast
 from cluster.records import Interval
 
 if TYPE_CHECKING:
-    from cluster.records import CheckReport, EvalReport, GateReport, Metrics, Plan, RunStatus, TrainResult
-
-MEBI = 2**20
+    from cluster.records import CheckReport, EvalReport, GateReport, Metrics, RunStatus, TrainResult
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
@@ -31,6 +29,8 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
 
 def check_lines(report: CheckReport) -> list[str]:
     """Return what `hone check` shows: splits, findings, plan, verdict."""
+    from cluster.resources import format_plan
+
     head = [["split", "rows", "tokens", "target tokens"]]
     splits = [[name, f"{s.rows:,}", f"{s.tokens:,}", f"{s.target_tokens:,}"] for name, s in report.splits.items()]
     lines = columns(head + splits) if splits else []
@@ -42,26 +42,9 @@ def check_lines(report: CheckReport) -> list[str]:
         if finding.remedy:
             lines.append(f"           → {finding.remedy}")
     if report.plan is not None:
-        lines += ["", *plan_lines(report.plan)]
+        lines += ["", *(f"  {line}" for line in format_plan(report.plan))]
     verdict = "fit to train on" if report.ok else "not fit to train on: mend the errors above"
     return [*lines, "", f"  {verdict}"]
-
-
-def plan_lines(plan: Plan) -> list[str]:
-    """Return a plan as lines: who does what, how much memory it takes, what it costs."""
-    share = 100 * plan.trainable_parameters / max(1, plan.parameters)
-    total = sum(plan.memory_bytes.values())
-    parts = ", ".join(f"{part} {size / MEBI:,.0f}" for part, size in plan.memory_bytes.items())
-    lines = [
-        f"  plan     {plan.workers} worker(s) on {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}; "
-        f"{plan.steps:,} steps, {plan.steps_per_epoch:,} an epoch",
-        f"  model    {plan.parameters:,} parameters, {plan.trainable_parameters:,} trained ({share:.1f} %)",
-        f"  memory   {total / MEBI:,.0f} MiB a worker of {plan.available_bytes / MEBI:,.0f} ({parts})",
-    ]
-    if plan.hours is not None:
-        cost = f", {plan.cost_usd:,.2f} USD" if plan.cost_usd is not None else ""
-        lines.append(f"  time     {plan.hours:.2f} h{cost} ({plan.hours_source})")
-    return lines + [f"  cheaper  {advice}" for advice in plan.advice]
 
 
 def result_lines(result: TrainResult, ui_command: str) -> list[str]:

@@ -80,7 +80,7 @@ def build(job: JobSpec, sources: Sources, form: Form, directory: Path) -> None:
     given = [name for name in parts if name != TRAIN]
     findings = audit(AuditData(rows, split_of, names, hashes, near, given, sources.problems, counts), job.data.audit)
     members = {name: np.flatnonzero((split_of == place) & kept) for place, name in enumerate(names)}
-    _write(job, rows, {name: of for name, of in members.items() if len(of)}, everything, directory)
+    _write(rows, {name: of for name, of in members.items() if len(of)}, everything, directory)
     everything.unlink()
     record = _record(job, rows, members, counts, form, sources.data_hash, findings, fixed)
     (directory / "prepared.json").write_text(record.model_dump_json(indent=2), encoding="utf-8")
@@ -142,7 +142,7 @@ def _token_counts(counts: list[tuple[int, int, int]], max_length: int) -> TokenC
     return TokenCounts(lengths, targets, kept_targets, max_length)
 
 
-def _write(job: JobSpec, rows: Sequence[Row], members: dict[str, Indices], everything: Path, directory: Path) -> None:
+def _write(rows: Sequence[Row], members: dict[str, Indices], everything: Path, directory: Path) -> None:
     tokens = TokenSet.load(everything)
     for name, of in members.items():
         write_rows(directory / "rows" / f"{name}.parquet", [rows[index] for index in of.tolist()])

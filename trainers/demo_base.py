@@ -171,8 +171,7 @@ def _tokenizer(pieces: Sequence[Piece]) -> Any:
 
 
 def _documents(pieces: Sequence[Piece], tokenizer: Any) -> list[list[int]]:
-    pad, end, user, assistant = tokenizer.convert_tokens_to_ids([PAD, END, USER, ASSISTANT])
-    del pad
+    end, user, assistant = tokenizer.convert_tokens_to_ids([END, USER, ASSISTANT])
     texts = tokenizer([piece.text for piece in pieces], add_special_tokens=False)["input_ids"]
     paths = tokenizer([piece.path for piece in pieces], add_special_tokens=False)["input_ids"]
     return [
