@@ -41,7 +41,9 @@ from planted_faults import (
 from cluster.spec import AuditSpec, DataSpec
 from trainers.audit import audit_evidence
 from trainers.audit_evidence import AuditData, TokenCounts
-from trainers.duplicates import folded, near_duplicate_pairs, near_texts, row_hashes
+from trainers.duplicates import NearTexts, row_hashes
+from trainers.folded_text import folded
+from trainers.minhash import near_duplicate_pairs
 from trainers.rows import Row
 from trainers.sources import SourceProblems, read_rows
 
@@ -80,7 +82,7 @@ def found(train: list[Record], test: list[Record], folder: Path) -> Found:
             parts[name] = list(read_rows([str(path)], DataSpec(train=[str(path)]), name, problems))
     rows = [row for part in parts.values() for row in part]
     split_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
-    near = near_duplicate_pairs(near_texts(rows), SPEC.near_similarity)
+    near = near_duplicate_pairs(NearTexts(rows), SPEC.near_similarity)
     data = AuditData(rows, split_of, list(parts), row_hashes(rows), near, ["test"], problems, word_counts(rows))
     places: defaultdict[str, set[str]] = defaultdict(set)
     for evidence in audit_evidence(data, SPEC):
@@ -157,7 +159,7 @@ def near_pairs_of_e2e(folder: Path) -> str:
     path = str(folder / "e2e" / "trainset.csv")
     rows = list(read_rows([path], DataSpec(train=[path], columns={"prompt": "mr", "completion": "ref"})))
     sample = [rows[place] for place in random.Random(0).sample(range(len(rows)), 5000)]
-    texts_near = near_texts(sample)
+    texts_near = NearTexts(sample)
     distinct = sorted(set(map(folded, texts_near)))
     grams = CountVectorizer(analyzer=lambda text: {text[i : i + 5] for i in range(len(text) - 4)}, binary=True)
     marks = grams.fit_transform(distinct)

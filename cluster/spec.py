@@ -149,6 +149,8 @@ class DataSpec(Block):
                     f"Use letters, digits and underscores, and none of {', '.join(sorted(RESERVED_TESTS))}.",
                 )
         names = [source.name for source in self.mix or []]
+        if taken := sorted(set(names) & (RESERVED_TESTS | {"test", *self.test})):
+            raise refusal(["mix"], f"{taken[0]!r} cannot name a source", "Choose a name that no split has.")
         if len(set(names)) < len(names):
             raise refusal(["mix"], f"two sources share a name in {names}", "Give every source a name of its own.")
         return self

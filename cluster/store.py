@@ -79,7 +79,7 @@ class Store:
         where = self.path(*parts)
         if self.is_committed(*parts):
             raise StoreError(f"{where} is committed already", "Use it as it is, or remove it first.")
-        with self._scratch() as fresh:
+        with self.scratch() as fresh:
             with full_disk_named(where, fresh):
                 yield fresh
             with storage_errors(where, fresh):
@@ -180,7 +180,8 @@ class Store:
         return "/".join((self._base, contained(*parts))) if parts else self._base
 
     @contextmanager
-    def _scratch(self) -> Generator[Path]:
+    def scratch(self) -> Generator[Path]:
+        """Yield a fresh local directory on the store's disk (the cache's for a remote store), gone at the end."""
         fresh = self._aside / uuid.uuid4().hex
         with storage_errors(str(self._aside)):
             fresh.mkdir(parents=True)
@@ -245,7 +246,7 @@ class Store:
             self._fs.rm(key, recursive=True)
 
     def _download(self, manifest: Manifest, key: str, where: str, kept: Path) -> None:
-        with self._scratch() as fresh, storage_errors(where, fresh):
+        with self.scratch() as fresh, storage_errors(where, fresh):
             for name in manifest.files:
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from trainers.audit_evidence import AuditData, TokenCounts
-from trainers.duplicates import near_duplicate_pairs, near_texts, row_hashes
+from trainers.duplicates import NearTexts, row_hashes
+from trainers.minhash import near_duplicate_pairs
 from trainers.rows import Row, SourceProblem
 
 LINKS = ("the", "and", "with", "of", "is", "for the", "which was", "from", "that they", "into")
@@ -82,7 +83,7 @@ def audited(
     parts = parts if isinstance(parts, dict) else {"train": parts}
     rows = [row for part in parts.values() for row in part]
     split_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
-    near = near_duplicate_pairs(near_texts(rows), 0.8)
+    near = near_duplicate_pairs(NearTexts(rows), 0.8)
     return AuditData(rows, split_of, list(parts), row_hashes(rows), near, given, problems, tokens)
 
 

@@ -70,9 +70,11 @@ def _problem_evidence(data: AuditData, spec: AuditSpec) -> list[Evidence]:
     """Return what reading noticed; a place that is among no rows was unreadable, or dropped by a fix."""
     if not data.problems:
         return []
+    places = {problem.where for problem in data.problems}
     rows_at: defaultdict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(data.rows):
-        rows_at[row.where].append(index)
+        if row.where in places:
+            rows_at[row.where].append(index)
     evidence: list[Evidence] = []
     for code, remedy in REMEDIES.items():
         problems = [problem for problem in data.problems if problem.code == code]

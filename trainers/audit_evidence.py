@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.records import Finding, Severity
-from trainers.duplicates import NearPairs, RowHashes
+from trainers.duplicates import RowHashes
+from trainers.minhash import NearPairs
 from trainers.personal_data import mask_personal_data
 from trainers.rows import Row, SourceProblem
 

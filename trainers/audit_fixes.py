@@ -10,7 +10,8 @@ Left out: anything that would have to invent text, and a second round (dropping 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,10 @@ from trainers.audit_labels import balance_evidence, suspect_evidence
 from trainers.audit_sets import conflict_evidence, duplicate_evidence, leakage_evidence
 from trainers.audit_size import length_evidence, truncation_evidence
 from trainers.audit_text import encoding_damage, repaired, text_evidence, without_control_characters
-from trainers.duplicates import near_duplicate_pairs, near_texts, row_hashes
+from trainers.duplicates import NearTexts, row_hashes
+from trainers.minhash import near_duplicate_pairs
 from trainers.personal_data import mask_personal_data
+from trainers.row_file import ChainedRows, PickedRows
 from trainers.turns import order_fault
 
 if TYPE_CHECKING:
@@ -36,17 +39,19 @@ MENDERS: dict[str, Callable[[str], str]] = {
     "pii": mask_personal_data,
 }
 COUNTED_IN_TOKENS = frozenset({"truncated", "target_truncated"})
-Parts = dict[str, list["Row"]]
+Parts = dict[str, Sequence["Row"]]
 
 
 def fix_rows(
     parts: Mapping[str, Sequence[Row]],
     spec: AuditSpec,
     count_tokens: Callable[[Sequence[Row]], TokenCounts] | None = None,
+    keep_mended: Callable[[Iterable[Row]], Sequence[Row]] = list,
 ) -> tuple[Parts, dict[str, int]]:
     """Return the rows of every part (``train`` and the splits given as files) after the fixes, and code → rows changed.
 
-    A row that several codes would drop is counted for the first of them in ``spec.fix``. Raises JobFileError where
+    A row that several codes would drop is counted for the first of them in ``spec.fix``; ``keep_mended`` says where
+    rows that were mended are kept. Raises JobFileError where
     rows are to be dropped by their tokens and there is no ``count_tokens``.
     """
     if count_tokens is None and (asked := sorted(COUNTED_IN_TOKENS & set(spec.fix))):
@@ -56,23 +61,29 @@ def fix_rows(
             "data.audit.fix",
         )
     names = list(parts)
-    rows = [row for name in names for row in parts[name]]
+    rows: Sequence[Row] = ChainedRows(parts.values())
     split_of = np.repeat(np.arange(len(names)), [len(parts[name]) for name in names])
-    changed: dict[str, int] = {}
-    for code in [code for code in spec.fix if code in MENDERS]:
-        mended = [_mended(row, MENDERS[code]) for row in rows]
-        changed[code] = sum(new is not old for new, old in zip(mended, rows, strict=True))
-        rows = mended
+    changed: Counter[str] = Counter()
+    if codes := [code for code in spec.fix if code in MENDERS]:
+        rows = keep_mended(_all_mended(rows, codes, changed))
     keep = np.ones(len(rows), np.bool_)
     for code, gone in _rows_to_drop(rows, split_of, names, spec, count_tokens):
         gone = gone[keep[gone]]
         keep[gone] = False
-        changed[code] = changed.get(code, 0) + len(gone)
-    fixed = {
-        name: [rows[index] for index in np.flatnonzero((split_of == place) & keep).tolist()]
-        for place, name in enumerate(names)
+        changed[code] += len(gone)
+    fixed: Parts = {
+        name: PickedRows(rows, np.flatnonzero((split_of == place) & keep)) for place, name in enumerate(names)
     }
     return fixed, {code: num for code, num in changed.items() if num}
+
+
+def _all_mended(rows: Iterable[Row], codes: Sequence[str], changed: Counter[str]) -> Iterator[Row]:
+    """Yield every row, mended for each code in turn, and count the rows that each changed."""
+    for row in rows:
+        for code in codes:
+            before, row = row, _mended(row, MENDERS[code])
+            changed[code] += row is not before
+        yield row
 
 
 def _mended(row: Row, mend: Callable[[str], str]) -> Row:
@@ -98,7 +109,7 @@ def _rows_to_drop(
         return
     tokens = count_tokens(rows) if count_tokens is not None and COUNTED_IN_TOKENS & set(codes) else None
     near = near_duplicate_pairs(
-        near_texts(rows) if {"duplicate_near", "leakage_near"} & set(codes) else [], spec.near_similarity
+        NearTexts(rows) if {"duplicate_near", "leakage_near"} & set(codes) else [], spec.near_similarity
     )
     data = AuditData(rows, split_of, names, row_hashes(rows), near, given=names[1:], tokens=tokens)
     for code in codes:

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.audit_evidence import TRAIN, VALIDATION, AuditData, Evidence, Indices, counted, shortened
-from trainers.duplicates import SHINGLE_CHARS, collapsed, connected_groups, folded, same_key_pairs, text_hashes
+from trainers.duplicates import connected_groups, same_key_pairs
+from trainers.folded_text import collapsed, folded, text_hashes
+from trainers.minhash import SHINGLE_CHARS
 
 GENERAL_FRAC = 0.05
 GENERAL_ROWS = 20

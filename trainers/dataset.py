@@ -7,7 +7,8 @@ all rows and copied split by split from the mapped file, so they are never all i
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from cluster.records import Finding, SplitCount
 from trainers.audit import audit
 from trainers.audit_evidence import AuditData, TokenCounts
 from trainers.audit_fixes import fix_rows
-from trainers.duplicates import NearPairs, RowHashes, near_duplicate_pairs, near_texts, row_hashes
+from trainers.duplicates import NearTexts, RowHashes, row_hashes
 from trainers.metrics import Task, choose_metrics
+from trainers.minhash import NearPairs, near_duplicate_pairs
 from trainers.prepared import TRAIN, VALIDATION, Lengths, PreparedRecord, write_rows
+from trainers.row_file import ChainedRows, PickedRows, RowFile
 from trainers.splits import assign_splits, inseparable_groups
 from trainers.tokens import Encoded, TokenSet, encode_rows
 
@@ -51,21 +54,26 @@ class Form:
 
 @dataclass(frozen=True)
 class Sources:
-    """The rows as read: by the split they were given for, what is wrong with them, and the hash of them all."""
+    """The rows as read: by the split they were given for, what is wrong with them, and the hash of them all.
 
-    parts: dict[str, list[Row]]
-    mixed: dict[str, list[Row]]
+    They lie in files in ``scratch``, which outlives their use.
+    """
+
+    parts: Mapping[str, Sequence[Row]]
+    mixed: Mapping[str, Sequence[Row]]
     problems: SourceProblems
     data_hash: str
+    scratch: Path
 
 
 def build(job: JobSpec, sources: Sources, form: Form, directory: Path) -> None:
     """Write the prepared data set. Raises DataError where no row keeps a target token."""
-    parts, fixed = fix_rows(sources.parts, job.data.audit, partial(_counted_only, form))
-    parts = parts | {TRAIN: [*parts[TRAIN], *_drawn(job.data, parts[TRAIN], sources.mixed)]}
-    rows = [row for part in parts.values() for row in part]
+    on_disk = partial(RowFile.write, sources.scratch / "mended")
+    parts, fixed = fix_rows(sources.parts, job.data.audit, partial(_counted_only, form), on_disk)
+    parts[TRAIN] = ChainedRows([parts[TRAIN], *drawn_rows(job.data, len(parts[TRAIN]), sources.mixed)])
+    rows = ChainedRows(parts.values())
     origin = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
-    hashes, near = row_hashes(rows), near_duplicate_pairs(near_texts(rows), job.data.audit.near_similarity)
+    hashes, near = row_hashes(rows), near_duplicate_pairs(NearTexts(rows), job.data.audit.near_similarity)
     names = split_names(job.data)
     split_of = divide(job.data, rows, hashes, near, [list(parts)[place] for place in origin.tolist()])
     everything = directory / "tokens" / "everything.arrow"
@@ -100,7 +108,7 @@ def divide(data: DataSpec, rows: Sequence[Row], hashes: RowHashes, near: NearPai
     own = np.flatnonzero(split_of == names.index(TRAIN))
     groups = inseparable_groups(rows, hashes, near)
     drawn = assign_splits(
-        [rows[index] for index in own.tolist()],
+        PickedRows(rows, own),
         RowHashes(hashes.exact[own], hashes.input[own]),
         groups[own],
         data.split.model_copy(update=absent),
@@ -109,23 +117,22 @@ def divide(data: DataSpec, rows: Sequence[Row], hashes: RowHashes, near: NearPai
     return split_of
 
 
-def _drawn(data: DataSpec, train: Sequence[Row], mixed: dict[str, list[Row]]) -> list[Row]:
+def drawn_rows(data: DataSpec, num_train: int, mixed: Mapping[str, Sequence[Row]]) -> Iterator[PickedRows]:
     """Draw ``weight`` rows of each further source per row of the training data, at most all it has."""
-    found: list[Row] = []
     for source in data.mix or []:
         rows = mixed[source.name]
-        count = min(len(rows), round(source.weight * len(train)))
-        found += random.Random(f"{data.split.seed} {source.name}").sample(rows, count)
-    return found
+        count = min(len(rows), round(source.weight * num_train))
+        places = random.Random(f"{data.split.seed} {source.name}").sample(range(len(rows)), count)
+        yield PickedRows(rows, np.asarray(places, np.int64))
 
 
 def _tokenised(rows: Sequence[Row], form: Form, path: Path) -> TokenCounts:
     """Write the tokens of all rows in order, and count them on the way."""
-    seen: list[tuple[int, int, int]] = []
+    seen = array("q")
 
     def counted() -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
         for encoded in form.encoded(rows):
-            seen.append((encoded.length, encoded.targets, encoded.kept_targets))
+            seen.extend((encoded.length, encoded.targets, encoded.kept_targets))
             yield encoded.ids_T, encoded.is_target_T
 
     TokenSet.write(path, counted())
@@ -133,11 +140,13 @@ def _tokenised(rows: Sequence[Row], form: Form, path: Path) -> TokenCounts:
 
 
 def _counted_only(form: Form, rows: Sequence[Row]) -> TokenCounts:
-    counts = [(encoded.length, encoded.targets, encoded.kept_targets) for encoded in form.encoded(rows)]
-    return _token_counts(counts, form.max_length)
+    seen = array("q")
+    for encoded in form.encoded(rows):
+        seen.extend((encoded.length, encoded.targets, encoded.kept_targets))
+    return _token_counts(seen, form.max_length)
 
 
-def _token_counts(counts: list[tuple[int, int, int]], max_length: int) -> TokenCounts:
+def _token_counts(counts: array[int], max_length: int) -> TokenCounts:
     lengths, targets, kept_targets = np.asarray(counts, np.int64).reshape(-1, 3).T
     return TokenCounts(lengths, targets, kept_targets, max_length)
 
@@ -145,7 +154,7 @@ def _token_counts(counts: list[tuple[int, int, int]], max_length: int) -> TokenC
 def _write(rows: Sequence[Row], members: dict[str, Indices], everything: Path, directory: Path) -> None:
     tokens = TokenSet.load(everything)
     for name, of in members.items():
-        write_rows(directory / "rows" / f"{name}.parquet", [rows[index] for index in of.tolist()])
+        write_rows(directory / "rows" / f"{name}.parquet", PickedRows(rows, of))
         TokenSet.write(directory / "tokens" / f"{name}.arrow", (tokens.example(index) for index in of.tolist()))
 
 
@@ -159,7 +168,7 @@ def _record(
     findings: list[Finding],
     fixed: dict[str, int],
 ) -> PreparedRecord:
-    train = [rows[index] for index in members[TRAIN].tolist()]
+    train = PickedRows(rows, members[TRAIN])
     labelled = all(row.label is not None and row.label == row.completion for row in train)
     task: Task = "classification" if labelled else "generation" if train[0].prompt else "text"
     labels = sorted({str(row.label) for row in train}) if labelled else []

@@ -21,7 +21,8 @@ from cluster.jobfile import load_job
 from trainers.dataset import divide
 from trainers.demo_base import Pretraining, build_base, corpus
 from trainers.demo_data import Source, docstring_rows, sources
-from trainers.duplicates import near_duplicate_pairs, near_texts, row_hashes
+from trainers.duplicates import NearTexts, row_hashes
+from trainers.minhash import near_duplicate_pairs
 from trainers.prepared import TRAIN
 from trainers.quiet import quiet_libraries
 from trainers.sources import read_rows
@@ -88,7 +89,7 @@ def _write_job(path: Path, method: str, base: str) -> None:
 def held_out_texts(data: DataSpec) -> list[str]:
     """Return the inputs that the job will validate and test with, exactly as the data stage divides them."""
     rows = list(read_rows(data.train, data))
-    near = near_duplicate_pairs(near_texts(rows), data.audit.near_similarity)
+    near = near_duplicate_pairs(NearTexts(rows), data.audit.near_similarity)
     split_of = divide(data, rows, row_hashes(rows), near, [TRAIN] * len(rows))
     held = [row.prompt[-1]["content"] for row, split in zip(rows, split_of.tolist(), strict=True) if split]
     return list(dict.fromkeys(held))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from trainers.demo_data import Documented, Source, first_sentence
-from trainers.duplicates import near_duplicate_pairs
+from trainers.minhash import near_duplicate_pairs
 from trainers.optimizer import learning_rate_frac
 
 VOCABULARY = 2048

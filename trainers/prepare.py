@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import DataError, JobFileError
@@ -23,6 +24,7 @@ from trainers.formats import require_columns
 from trainers.gate_rules import parse_rule
 from trainers.planning import plan_run
 from trainers.prepared import TRAIN, VALIDATION, Prepared
+from trainers.row_file import RowFile
 from trainers.sources import SourceProblems, read_rows
 from trainers.templates import load_tokenizer, template_of
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from cluster.progress import Progress
     from cluster.session import Settings
     from cluster.spec import JobSpec
-    from trainers.rows import Row
+    from trainers.formats import Layout
 
 FORM = 1
 """Raised whenever the same rows would be prepared otherwise."""
@@ -98,31 +100,37 @@ def refuse_qlora() -> None:
 def prepare(job: JobSpec, store: Store, progress: Progress) -> str:
     """Return the key of the job's prepared data set in the store, made now unless it is there."""
     form = Form(template_of(load_tokenizer(job.base), job.data.template), job.data.loss_on, _max_length(job))
-    sources = _read(job)
-    key = _key(job, sources, form)
-    rows = sum(len(part) for part in sources.parts.values())
-    if store.is_committed("data", key):
-        progress.say(f"data: {rows:,} rows, prepared before")
+    with store.scratch() as scratch:
+        sources = _read(job, scratch)
+        key = _key(job, sources, form)
+        rows = sum(len(part) for part in sources.parts.values())
+        if store.is_committed("data", key):
+            progress.say(f"data: {rows:,} rows, prepared before")
+            return key
+        progress.say(f"data: {rows:,} rows; auditing, splitting, tokenising")
+        with store.writing("data", key) as directory:
+            build(job, sources, form, directory)
         return key
-    progress.say(f"data: {rows:,} rows; auditing, splitting, tokenising")
-    with store.writing("data", key) as directory:
-        build(job, sources, form, directory)
-    return key
 
 
-def _read(job: JobSpec) -> Sources:
-    """Read every file that the job names, by the split it was given for."""
+def _read(job: JobSpec, scratch: Path) -> Sources:
+    """Read every file that the job names, by the split it was given for, and keep the rows in ``scratch``."""
     data, problems = job.data, SourceProblems()
-    parts = {TRAIN: list(read_rows(data.train, data, TRAIN, problems))}
+
+    def rows_of(files: Sequence[str], layout: Layout, name: str) -> RowFile:
+        place = sum(1 for _ in scratch.iterdir())
+        return RowFile.write(scratch / f"{place}.rows", read_rows(files, layout, name, problems))
+
+    parts = {TRAIN: rows_of(data.train, data, TRAIN)}
     if not parts[TRAIN]:
         raise DataError(f"{', '.join(data.train)} holds no rows", "check the path and the format", "data.train")
     if data.validation:
-        parts[VALIDATION] = list(read_rows(data.validation, data, VALIDATION, problems))
+        parts[VALIDATION] = rows_of(data.validation, data, VALIDATION)
     for name, paths in data.test.items():
-        parts[name] = list(read_rows(paths, data, name, problems))
+        parts[name] = rows_of(paths, data, name)
     require_columns(data, problems.columns_seen)
-    mixed = {source.name: list(read_rows(source.train, source, source.name, problems)) for source in data.mix or []}
-    return Sources(parts, mixed, problems, _rows_hash(parts | mixed))
+    mixed = {source.name: rows_of(source.train, source, source.name) for source in data.mix or []}
+    return Sources(parts, mixed, problems, _rows_hash(parts | mixed), scratch)
 
 
 def _max_length(job: JobSpec) -> int:
@@ -140,7 +148,7 @@ def _max_length(job: JobSpec) -> int:
     return min(job.train.max_length, int(context))
 
 
-def _rows_hash(parts: dict[str, list[Row]]) -> str:
+def _rows_hash(parts: dict[str, RowFile]) -> str:
     digest = hashlib.sha256()
     for name, rows in parts.items():
         digest.update(f"\x1c{name}".encode())

@@ -10,7 +10,8 @@ It is an artifact under its content's hash, shared by every run and trial that t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,12 +83,12 @@ class Prepared:
         return path if path.exists() else None
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as Parquet, in order."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    records_left = map(_record, rows)
     with pq.ParquetWriter(path, _SCHEMA) as writer:
-        for start in range(0, len(rows), ROWS_A_BATCH):
-            records = [_record(row) for row in rows[start : start + ROWS_A_BATCH]]
+        while records := list(islice(records_left, ROWS_A_BATCH)):
             writer.write_table(pa.Table.from_pylist(records, schema=_SCHEMA))
 
 

@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import DataError
-from trainers.duplicates import NearPairs, RowHashes, connected_groups, same_key_pairs, text_hashes
+from trainers.duplicates import RowHashes, connected_groups, same_key_pairs
+from trainers.folded_text import text_hashes
+from trainers.minhash import NearPairs
 
 if TYPE_CHECKING:
     from cluster.spec import SplitSpec

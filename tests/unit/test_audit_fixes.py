@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,10 +12,17 @@ from cluster.errors import JobFileError
 from cluster.records import FINDING_CODES
 from cluster.spec import AuditSpec
 from tests.audited_rows import audited, chat, clean_chats, clean_labels, labelled
+from trainers import audit_fixes
 from trainers.audit import audit
 from trainers.audit_evidence import TokenCounts
-from trainers.audit_fixes import fix_rows
 from trainers.rows import Row
+
+
+def fix_rows(
+    parts: dict[str, list[Row]], spec: AuditSpec, count_tokens: Callable[[Sequence[Row]], TokenCounts] | None = None
+) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    fixed, changed = audit_fixes.fix_rows(parts, spec, count_tokens)
+    return {name: list(rows) for name, rows in fixed.items()}, changed
 
 
 def faulty() -> list[Row]:

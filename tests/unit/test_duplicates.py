@@ -13,15 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.duplicates import (
-    connected_groups,
-    folded,
-    near_duplicate_pairs,
-    near_texts,
-    row_hashes,
-    same_key_pairs,
-    text_hashes,
-)
+from trainers.duplicates import NearTexts, connected_groups, row_hashes, same_key_pairs
+from trainers.folded_text import folded, text_hashes
+from trainers.minhash import near_duplicate_pairs
 from trainers.rows import Row
 
 WORDS = "the a router pub cheap river near city food rating family high low star price coffee shop".split()  # noqa: SIM905
@@ -148,7 +142,7 @@ def test_no_rows_have_no_duplicates():
     assert [len(part) for part in pairs] == [0, 0, 0]
     assert len(connected_groups(0)) == 0
     assert len(row_hashes([]).exact) == 0
-    assert near_texts([]) == []
+    assert list(NearTexts([])) == []
 
 
 @settings(deadline=None)
@@ -207,10 +201,10 @@ def test_what_counts_as_the_same_row_and_the_same_input(a: Row, b: Row, same_row
 
 
 def test_near_texts_leave_out_labels_system_turns_and_shared_instructions():
-    assert near_texts([row("Refund", "billing", label="billing")]) == ["refund"]
-    assert near_texts([row("Hi", "Yes", system="Be brief")]) == ["hi yes"]
+    assert list(NearTexts([row("Refund", "billing", label="billing")])) == ["refund"]
+    assert list(NearTexts([row("Hi", "Yes", system="Be brief")])) == ["hi yes"]
     instruction = "Classify the following message into one of sixteen departments. Message: "
     different = ["my card was charged twice", "the parcel never arrived", "how do I reset my password"] * 10
     rows = [row(instruction + text, "x", label="x") for text in different]
-    assert near_texts(rows) == [folded(text) for text in different]
-    assert len(near_duplicate_pairs(near_texts(rows)).i) == len(rows) - 3, "only the copies are alike"
+    assert list(NearTexts(rows)) == [folded(text) for text in different]
+    assert len(near_duplicate_pairs(NearTexts(rows)).i) == len(rows) - 3, "only the copies are alike"

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cluster.errors import DataError
 from cluster.spec import DataSpec, SplitSpec
-from trainers.duplicates import NearPairs, near_duplicate_pairs, near_texts, row_hashes
+from trainers.duplicates import NearTexts, row_hashes
+from trainers.minhash import NearPairs, near_duplicate_pairs
 from trainers.rows import Row
 from trainers.sources import read_rows
 from trainers.splits import TEST, TRAIN, VALIDATION, assign_splits, evaluation_examples, inseparable_groups
@@ -140,7 +141,7 @@ def test_e2e_inputs_and_near_duplicates_do_not_straddle(realdata: Path):
         {"train": [str(realdata / "e2e" / "trainset.csv")], "columns": {"prompt": "mr", "completion": "ref"}}
     )
     rows = list(read_rows(data.train, data))
-    near = near_duplicate_pairs(near_texts(rows))
+    near = near_duplicate_pairs(NearTexts(rows))
     split_of = split(rows, near)
     inputs = [{rows[i].prompt[0]["content"] for i in np.flatnonzero(split_of == s).tolist()} for s in range(3)]
     assert sum(map(len, inputs)) == 4862, "every input lies in one split"
