@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +36,14 @@ COLLECTIVE_TIMEOUT_S = 1800
 
 @dataclass
 class Recorder:
-    """Rank 0's hooks: the curve of the run, and its status in the store at most once a second."""
+    """Rank 0's hooks: the curve of the run, and its status published at most once a second."""
 
-    store: Store
     run: str
-    began_s: float
-    history: list[dict[str, float]]
-    latest: Metrics
+    publish: Callable[[RunStatus], None]
     max_seconds: float = inf
+    began_s: float = field(default_factory=time.monotonic)
+    history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    latest: Metrics = field(default_factory=dict)
     first_step_s: float = 0.0
     last_write_s: float = 0.0
     examples: int = 0
@@ -69,7 +70,7 @@ class Recorder:
             "target_tokens_per_s": self.target_tokens / self.step_seconds,
         }
         if record.step == record.steps or time.monotonic() - self.last_write_s >= STATUS_EVERY_S:
-            self._publish(record.step, record.steps)
+            self._show(record.step, record.steps)
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
         """Note an evaluation."""
@@ -81,13 +82,13 @@ class Recorder:
         """Whether the job's time is used up."""
         return time.monotonic() - self.began_s > self.max_seconds
 
-    def _publish(self, step: int, steps: int) -> None:
+    def _show(self, step: int, steps: int) -> None:
         self.last_write_s = now = time.monotonic()
         left_s = (now - self.first_step_s) / (step - 1) * (steps - step) if step > 1 else None
         status = RunStatus(
             run=self.run, stage="train", state="running", step=step, steps=steps, metrics=self.latest, eta_s=left_s
         )
-        write_status(self.store, status)
+        self.publish(status)
 
 
 class Silent:
@@ -163,7 +164,7 @@ def train_worker(config: dict[str, Any]) -> None:
     inputs = loop_inputs(job, plan, Prepared(Path(config["prepared"])), parts)
     recorder = None
     if ranks.rank == 0:
-        recorder = Recorder(store, config["run"], time.monotonic(), [], {}, max_seconds=max_seconds(job, plan))
+        recorder = Recorder(config["run"], partial(write_status, store), max_seconds(job, plan))
     trained = run_loop(inputs, ranks, recorder or Silent())
     if recorder is not None:
         (parts / "trained.json").write_text(trained.as_json())

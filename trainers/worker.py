@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -104,12 +106,13 @@ class Worker:
             max_grad_norm=train.max_grad_norm,
             world_size=ranks.world_size,
         )
-        self.engine: Any = deepspeed.initialize(
-            model=self.module,
-            optimizer=optimizer,
-            model_parameters=cast("Any", [p for _, p in trainable_parameters(self.module)]),
-            config=config,
-        )[0]
+        with redirect_stdout(StringIO()):  # it prints that its collective is built, at every start
+            self.engine: Any = deepspeed.initialize(
+                model=self.module,
+                optimizer=optimizer,
+                model_parameters=cast("Any", [p for _, p in trainable_parameters(self.module)]),
+                config=config,
+            )[0]
 
     def steps(self, wants_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
         """Take the optimizer steps of the run, one at each ``next``.

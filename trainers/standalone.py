@@ -1,0 +1,106 @@
+"""The training loop without Ray: under plain ``python`` on one rank, under ``torchrun`` on several.
+
+    python -m trainers.standalone job.yaml --out DIR
+    torchrun --nproc-per-node 2 -m trainers.standalone job.yaml --out DIR
+
+For debugging, profiling and machines without Ray: the same data stage, plan and loop as `hone train`, which leaves the
+best weights, ``trained.json`` and ``history.json`` in DIR. Left out: scoring against the base, gate and registry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from cluster.errors import HoneError
+from cluster.jobfile import load_job
+from cluster.progress import Progress
+from cluster.records import Plan
+from cluster.session import Settings
+from cluster.store import Store
+from trainers.loop import run_loop
+from trainers.prepare import ready
+from trainers.prepared import Prepared
+from trainers.train import Recorder, Silent, loop_inputs, max_seconds
+from trainers.worker import Ranks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train a job on the ranks that torchrun started, or alone; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.standalone")
+    parser.add_argument("job", type=Path, help="the job file")
+    parser.add_argument("--out", type=Path, required=True, help="directory for the weights; must not exist")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the job")
+    asked = parser.parse_args(arguments)
+    try:
+        with world() as ranks:
+            train_alone(asked.job, asked.out, asked.set, ranks)
+    except HoneError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+@contextmanager
+def world() -> Generator[Ranks]:
+    """Yield who this process is among those that torchrun started, with their process group set up."""
+    on_gpu = torch.cuda.is_available()
+    backend = "nccl" if on_gpu else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed looks for them
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Ranks) -> None:
+    """Prepare and plan on rank 0, train on all, and write what was done beside the weights."""
+    settings, progress = Settings.from_env(os.environ, Path.cwd()), Progress(sys.stderr)
+    job = load_job(job_file, [*overrides, f"cluster.workers={ranks.world_size}"])
+    shared: list[object] = [None]
+    if ranks.rank == 0:
+        try:
+            out.mkdir(parents=True)
+            done = ready(job, settings, progress)
+            shared = [(done.prepared, done.report.plan)]
+        except (HoneError, OSError) as error:
+            shared = [error]
+    dist.broadcast_object_list(shared)
+    if isinstance(shared[0], BaseException):
+        raise shared[0]
+    key, plan = _received(shared[0])
+    inputs = loop_inputs(job, plan, Prepared(Store(settings.home).reading("data", key)), out)
+    recorder = Recorder(job.name, progress.update, max_seconds(job, plan)) if ranks.rank == 0 else None
+    trained = run_loop(inputs, ranks, recorder or Silent())
+    if recorder is not None:
+        (out / "trained.json").write_text(trained.as_json())
+        (out / "history.json").write_text(json.dumps(recorder.history))
+        progress.say(f"best step {trained.best_step}, {trained.throughput.examples_per_s:.1f} examples/s; {out}")
+
+
+def _received(shared: object) -> tuple[str, Plan]:
+    assert isinstance(shared, tuple)
+    key, plan = shared
+    assert isinstance(key, str)
+    assert isinstance(plan, Plan)
+    return key, plan
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
