@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo check test docs bench clean
+.PHONY: help setup demo check test faults docs bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -34,9 +34,13 @@ check: setup  ## format, lint, types, imports, generated docs, unit tests
 	@echo "check: generated docs …"; $(BIN)/python -m tests.generated_docs --check
 	@echo "check: unit tests …"; began=$$SECONDS; $(BIN)/pytest -q tests/unit tests/contracts; echo "check: unit tests took $$((SECONDS - began)) s"
 
-test: check  ## check, then integration tests on a local Ray
-	@began=$$SECONDS; echo "test: integration …"; $(BIN)/pytest -q tests --ignore=tests/unit --ignore=tests/contracts; \
+test: check  ## check, then integration tests on a local Ray, and the fast ones that kill things
+	@began=$$SECONDS; echo "test: integration …"; \
+	$(BIN)/pytest -q tests --ignore=tests/unit --ignore=tests/contracts -m "not slow"; \
 	echo "test: integration took $$((SECONDS - began)) s"
+
+faults: setup  ## every test that kills processes, damages files or fills disks
+	@began=$$SECONDS; $(BIN)/pytest -q tests/faults; echo "faults: took $$((SECONDS - began)) s"
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m tests.generated_docs

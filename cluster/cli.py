@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.arguments import column_pair, page_file
 from cluster.errors import HoneError, UsageError
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
-    from cluster.records import Record
+    from cluster.records import Record, TrainResult
     from cluster.session import Settings
 
 EXIT_GATE = 3
@@ -92,6 +93,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     _json_argument(parser)
 
 
+def _resume_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's id, as `hone list` shows it")
+    _override_arguments(parser)
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=("full", "lora"), default="full", help="tune all weights, or an adapter")
     _override_arguments(parser)
@@ -106,6 +112,14 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     _job_arguments(parser)
+    parser.add_argument(
+        "--report",
+        type=page_file,
+        nargs="?",
+        const=Path("check-report.html"),
+        metavar="FILE",
+        help="also write all of it, with examples, as a page to look at (check-report.html)",
+    )
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +161,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from cluster.tables import check_lines
 
     job = load_job(arguments.job, arguments.set)
-    report = pipeline.entry("trainers.prepare:check")(job, _settings(), _progress())
+    report = pipeline.entry("trainers.prepare:check")(job, _settings(), _progress(), page=arguments.report)
     _emit(report, check_lines(report), as_json=arguments.json)
     return 0 if report.ok else UsageError.exit_code
 
@@ -159,13 +173,42 @@ def _train(arguments: argparse.Namespace) -> int:
 def _train_job(job_file: Path, arguments: argparse.Namespace, settings: Settings, progress: Progress) -> int:
     from cluster import pipeline
     from cluster.jobfile import load_job
-    from cluster.tables import result_lines
 
     job = load_job(job_file, arguments.set)
     result = pipeline.train(job, settings, progress, datetime.now(UTC))
-    registry = pipeline.Registry(settings)
-    _emit(result, result_lines(result, registry.ui_command()), as_json=arguments.json)
+    return _finished(result, settings, as_json=arguments.json)
+
+
+def _finished(result: TrainResult, settings: Settings, *, as_json: bool) -> int:
+    from cluster import pipeline
+    from cluster.tables import result_lines
+
+    _emit(result, result_lines(result, pipeline.Registry(settings).ui_command()), as_json=as_json)
     return 0 if result.gate.decision == "accept" else EXIT_GATE
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from cluster import pipeline
+
+    settings = _settings()
+    result = pipeline.resume(arguments.run, settings, _progress(), arguments.set)
+    return _finished(result, settings, as_json=arguments.json)
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from cluster.runs import find_run, reconciled_status, request_stop
+    from cluster.store import Store
+    from cluster.tables import status_lines
+
+    store = Store(_settings().home)
+    run = find_run(store, arguments.run)
+    status = reconciled_status(store, run)
+    if status.state not in ("waiting", "running", "stopping"):
+        raise UsageError(f"the run {run} is {status.state}", f"hone status {run}")
+    request_stop(store, run)
+    status = status.model_copy(update={"state": "stopping"})
+    _emit(status, status_lines(status), as_json=arguments.json)
+    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -177,7 +220,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.data,
         _settings(),
         _progress(),
-        columns=dict(_pair(text) for text in arguments.columns),
+        columns=dict(column_pair(text) for text in arguments.columns),
         metrics="auto" if arguments.metrics == "auto" else arguments.metrics.split(","),
         max_new_tokens=arguments.max_new_tokens,
     )
@@ -228,13 +271,6 @@ def _progress() -> Progress:
     return Progress(sys.stderr)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    ours, found, theirs = text.partition("=")
-    if not found or not ours or not theirs:
-        raise UsageError(f"--columns {text} is not OURS=THEIRS", "write it as --columns prompt=question")
-    return ours, theirs
-
-
 def _emit(record: Record, lines: list[str], *, as_json: bool) -> None:
     """Print a record's table, or with ``as_json`` only the record."""
     print(record.as_json() if as_json else "\n".join(lines))
@@ -250,6 +286,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("init", "write a commented job file", _init_arguments, _init),
     Command("check", "audit the data, split it, and plan the run; trains nothing", _check_arguments, _check),
     Command("train", "run a job: audit, fine-tune, score against the base, gate, register", _job_arguments, _train),
+    Command("resume", "go on with a run that stopped or failed", _resume_arguments, _resume),
+    Command("stop", "ask a run to stop after a checkpoint", _run_arguments, _stop),
     Command("evaluate", "score any release or base model on any data", _evaluate_arguments, _evaluate),
     Command("list", "show the runs of this HONE_HOME", _json_argument, _list),
     Command("status", "show where a run stands", _run_arguments, _status),

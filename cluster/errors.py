@@ -66,3 +66,15 @@ class RunFailed(HoneError):
 
 class StoreError(HoneError):
     """An artifact is missing, incomplete or damaged."""
+
+
+class RunStopped(HoneError):
+    """The run ended early because someone asked it to, with a checkpoint to go on from."""
+
+    exit_code = 130
+
+
+class BudgetSpent(RunStopped):
+    """The run ended early because its time or money was used up, with a checkpoint to go on from."""
+
+    exit_code = 1

@@ -71,7 +71,7 @@ class Manifest(Record):
         for name, path in _files_below(directory):
             if path.is_symlink():
                 raise StoreError(f"{path} is a link", "Write the file itself into the artifact.")
-            files[contained(name)] = FileEntry(sha256=_file_hash(path), bytes=path.stat().st_size)
+            files[contained(name)] = FileEntry(sha256=file_hash(path), bytes=path.stat().st_size)
         return cls(files=files)
 
     @classmethod
@@ -97,7 +97,7 @@ class Manifest(Record):
             if size_bytes != entry.bytes:
                 what = f"{name} is damaged: it has {size_bytes} bytes, the manifest says {entry.bytes}"
                 raise StoreError(what, "Make the artifact again, or restore the file.", where)
-            if _file_hash(path) != entry.sha256:
+            if file_hash(path) != entry.sha256:
                 what = f"{name} is damaged: its content no longer has the hash in the manifest"
                 raise StoreError(what, "Make the artifact again, or restore the file.", where)
         if found:
@@ -112,13 +112,13 @@ def content_hash(path: Path) -> str:
     begins with a dot, where download tools keep their notes. Raises StoreError for a missing path or a broken link.
     """
     if path.is_file():
-        return _file_hash(path)
+        return file_hash(path)
     if not path.is_dir():
         raise StoreError(f"{path} is not there", "Check the path.")
     digest = hashlib.sha256()
     for name, file in _files_below(path):
         if not any(segment.startswith(".") for segment in name.split("/")):
-            digest.update(f"{name}\0{_file_hash(file)}\n".encode(errors="surrogateescape"))
+            digest.update(f"{name}\0{file_hash(file)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -138,7 +138,8 @@ def _files_below(directory: Path) -> Iterator[tuple[str, Path]]:
     yield from sorted(found.items())
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hex digits; raises StoreError where it is none."""
     if not path.is_file():
         raise StoreError(f"{path} is a broken link or not a file", "Only plain files can be kept and hashed.")
     with path.open("rb") as file:

@@ -13,13 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import HoneError, StoreError
-from cluster.jobfile import dump_job
+from cluster.errors import HoneError, RunStopped, StoreError, UsageError
+from cluster.jobfile import dump_job, load_job
 from cluster.records import CheckReport, Plan, RunState, RunStatus, TrainResult
 from cluster.registry import Registry, RunOutcome
-from cluster.runs import RUNS, claim_run, new_run_id, read_status, write_status
+from cluster.runs import RUNS, claim_run, find_run, new_run_id, read_status, reconciled_status, write_status
 from cluster.session import ray_session
 from cluster.store import Store
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from cluster.progress import Progress
     from cluster.session import Settings
     from cluster.spec import JobSpec
+
+
+CHECK_PAGE = "check.html"
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,31 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
     return TrainResult.model_validate(ctx.store.get_json(RUNS, ctx.run, "result.json"))
 
 
+def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence[str] = ()) -> TrainResult:
+    """Go on with a run that ended early, from what it left behind, and return its result.
+
+    ``overrides`` are KEY=VALUE of the job's ``cluster:`` block, the only one that does not change what is trained.
+    Raises UsageError for a run that is still going on or has finished.
+    """
+    store = Store(settings.home)
+    status = reconciled_status(store, find_run(store, run))
+    if status.state in ("finished", "running", "waiting", "stopping"):
+        remedy = f"hone status {run}" + ("" if status.state == "finished" else f"; hone stop {run}")
+        raise UsageError(f"the run {run} is {status.state}", remedy)
+    if odd := [text for text in overrides if not text.startswith("cluster.")]:
+        raise UsageError(f"--set {odd[0]} would change what is trained", "only keys of cluster: may differ")
+    job = load_job(Path(store.path(RUNS, run, "job.yaml")), overrides)
+    ctx = RunContext(run, job, settings, store, Registry(settings), progress)
+    if overrides:
+        _keep_data(ctx, entry("trainers.prepare:ready")(job, settings, progress))
+    claim_run(store, run)
+    ctx.registry.reopen_run(run)
+    progress.say(f"run {run} goes on")
+    with _accounted(ctx):
+        run_stages(ctx, TRAINING)
+    return TrainResult.model_validate(store.get_json(RUNS, run, "result.json"))
+
+
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, now: datetime) -> RunContext:
     """Give a job that is ready its id, its directory and its MLflow run."""
     store = Store(settings.home)
@@ -105,16 +134,23 @@ def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, 
     ctx = RunContext(run, job, settings, store, Registry(settings), progress)
     store.put_text(dump_job(job), RUNS, run, "job.yaml")
     claim_run(store, run)
+    _keep_data(ctx, ready)
+    parameters = flat_parameters(job.model_dump(mode="json"))
+    ctx.registry.start_run(run, parameters, data_hash=ready.data_hash, sources=job.data.train)
+    ctx.registry.log_text(run, ready.page, CHECK_PAGE)
+    progress.say(f"run {run}")
+    return ctx
+
+
+def _keep_data(ctx: RunContext, ready: Any) -> None:
+    """Write down what the data stage found and planned, also as a page."""
     document = {
         "check": ready.report.model_dump(mode="json"),
         "prepared": ready.prepared,
         "data_hash": ready.data_hash,
     }
-    store.put_json(document, RUNS, run, "data.json")
-    parameters = flat_parameters(job.model_dump(mode="json"))
-    ctx.registry.start_run(run, parameters, data_hash=ready.data_hash, sources=job.data.train)
-    progress.say(f"run {run}")
-    return ctx
+    ctx.store.put_json(document, RUNS, ctx.run, "data.json")
+    ctx.store.put_text(ready.page, RUNS, ctx.run, CHECK_PAGE)
 
 
 def flat_parameters(block: dict[str, Any], prefix: str = "") -> dict[str, object]:
@@ -165,6 +201,9 @@ def _accounted(ctx: RunContext) -> Generator[None]:
         outcome, state = "FINISHED", "finished"
     except KeyboardInterrupt:
         outcome, state, why = "KILLED", "stopped", "interrupted by its user"
+        raise
+    except RunStopped as error:
+        outcome, state, why = "KILLED", "stopped", error.what
         raise
     except HoneError as error:
         why = error.what

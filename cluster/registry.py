@@ -92,6 +92,16 @@ class Registry:
             log = client.log_artifacts if path.is_dir() else client.log_artifact
             log(self._known(run), str(path))
 
+    def log_text(self, run: str, text: str, name: str) -> None:
+        """Keep a text as the file ``name`` among the run's artifacts."""
+        with self._calls() as client:
+            client.log_text(self._known(run), text, name)
+
+    def reopen_run(self, run: str) -> None:
+        """Mark the MLflow run of ``run`` as running again."""
+        with self._calls() as client:
+            client.update_run(self._known(run), status="RUNNING")
+
     def end_run(self, run: str, outcome: RunOutcome) -> None:
         """Close the MLflow run of ``run``; nothing happens where none was opened."""
         if self._has_no_tables():

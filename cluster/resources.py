@@ -161,20 +161,28 @@ def _refuse_bounds(
 
 def format_plan(plan: Plan) -> list[str]:
     """Return the plan as lines for a terminal."""
+    return [f"{name:<12}{text}" for name, text in plan_facts(plan)]
+
+
+def plan_facts(plan: Plan) -> list[tuple[str, str]]:
+    """Return what a plan says, each sentence with its heading."""
     each = counted(plan.cpus_per_worker, "CPU")
     if plan.gpus_per_worker:
         each += f" and {counted(plan.gpus_per_worker, 'GPU')}"
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.memory_bytes.items() if size)
     peak = format_bytes(sum(plan.memory_bytes.values()))
     available = f" of {format_bytes(plan.available_bytes)}" if plan.available_bytes else ""
-    lines = [
-        f"workers     {plan.workers}, each with {each}, {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}",
-        f"steps       {plan.steps:,} ({plan.steps_per_epoch:,} an epoch), on each worker at most "
-        f"{counted(plan.micro_batches, 'micro-batch')} of {plan.micro_batch_tokens:,} tokens",
-        f"parameters  {plan.trainable_parameters:,} of {plan.parameters:,} are trained",
-        f"memory      {peak}{available} a worker at the peak: {parts}",
+    steps = (
+        f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch), on each worker at most "
+        f"{counted(plan.micro_batches, 'micro-batch')} of {plan.micro_batch_tokens:,} tokens"
+    )
+    facts = [
+        ("workers", f"{plan.workers}, each with {each}, {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}"),
+        ("steps", steps),
+        ("parameters", f"{plan.trainable_parameters:,} of {plan.parameters:,} are trained"),
+        ("memory", f"{peak}{available} a worker at the peak: {parts}"),
     ]
     if plan.hours is not None:
         cost = f", {plan.cost_usd:,.2f} US dollars" if plan.cost_usd is not None else ""
-        lines.append(f"time        {plan.hours:.3g} hours{cost} ({plan.hours_source})")
-    return lines + [f"cheaper     {line}" for line in plan.advice]
+        facts.append(("time", f"{plan.hours:.3g} hours{cost} ({plan.hours_source})"))
+    return facts + [("cheaper", line) for line in plan.advice]

@@ -29,6 +29,7 @@ from cluster.store import Store
 RUNS = "runs"
 STATUS = "status.json"
 OWNER = "owner.json"
+STOP = "stop.json"
 ENDED = ("finished", "failed", "stopped")
 GONE = "its process is gone"
 STAMP_FORMAT = "%Y%m%d-%H%M%S"
@@ -127,6 +128,21 @@ def claim_run(store: Store, run: str) -> None:
     process = psutil.Process()
     owner = Owner(host=socket.gethostname(), pid=process.pid, started=start_mark(process.pid) or "")
     store.put_json(owner.model_dump(mode="json"), RUNS, run, OWNER)
+
+
+def request_stop(store: Store, run: str) -> None:
+    """Ask a run to stop after a checkpoint; it looks about once a second while it trains."""
+    store.put_json({"stop": True}, RUNS, run, STOP)
+
+
+def stop_requested(store: Store, run: str) -> bool:
+    """Return whether the run was asked to stop."""
+    return store.exists(RUNS, run, STOP)
+
+
+def clear_stop(store: Store, run: str) -> None:
+    """Forget that the run was asked to stop."""
+    store.remove(RUNS, run, STOP)
 
 
 def orphaned(status: RunStatus) -> RunStatus:

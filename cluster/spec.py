@@ -103,7 +103,9 @@ class MixSource(Block):
     """A further source of training rows, to hold on to general ability."""
 
     name: Word = Field(description="The source's name, a slice in evaluation: letters, digits and underscores.")
-    train: Sources = Field(description="Files, globs, URLs or hub ids; they only go into training.")
+    train: Sources = Field(
+        description="Files, globs, URLs or hub ids; a share (data.split) is held out and scored under the name."
+    )
     weight: float = Field(gt=0, description="Examples drawn from here per example of data.train, above 0.")
     format: DataFormat = Field(default="auto", description="How the rows are written; auto infers it.")
     columns: Columns = Field(default_factory=dict, description=f"Our name → your column; ours: {', '.join(COLUMNS)}.")
@@ -177,6 +179,14 @@ class ClusterSpec(Block):
     )
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto", description="GPUs of one worker: 0, a fraction of one, or a whole number; auto: 1 where any is."
+    )
+    max_failures: int = Field(
+        default=3, ge=0, description="How often lost workers are started again, from the newest checkpoint; at least 0."
+    )
+    hang_timeout_s: float = Field(
+        default=1800.0,
+        ge=10,
+        description="Seconds without a finished step or evaluation after which a worker counts as hung, at least 10.",
     )
     price_per_gpu_hour: float | None = Field(
         default=None, ge=0, description="US dollars for one GPU and hour, at least 0; null: unknown."

@@ -53,6 +53,7 @@ train:
   # offload: none  # none, optimizer or all
   # gradient_checkpointing: false  # less memory, more time
   # eval_every: 0.25  # epochs with a point, steps as a whole number
+  # checkpoint: {{every: 0.25, keep: 2}}  # what a killed run goes on from; every as in eval_every
   # early_stopping: {{patience: 3}}  # evaluations without improvement; null never stops early
   # best_by: loss  # or a metric of the validation split
   # seed: 0

@@ -50,10 +50,9 @@ def check_lines(report: CheckReport) -> list[str]:
 def result_lines(result: TrainResult, ui_command: str) -> list[str]:
     """Return a finished run: base against tuned with intervals, the gate, where the release is, what to do next."""
     lines = [""]
-    for split, tuned in _by_test(result.metrics["test"]).items():
-        base = _by_test(result.metrics["base"]).get(split, {})
-        prompted = _by_test(result.metrics.get("base_few_shot", {})).get(split, {})
-        lines += _comparison(split, base, prompted, tuned, result)
+    for kind in ("", "_slices"):
+        for split, tuned in _by_test(result.metrics.get(f"test{kind}", {})).items():
+            lines += _comparison(split, kind, tuned, result)
     lines += ["", *gate_lines(result.gate), "", f"  release  {result.release}"]
     if result.version is not None:
         lines.append(f"  version  {result.version}")
@@ -75,11 +74,16 @@ def _by_test(metrics: Metrics | dict[str, Metrics]) -> dict[str, Metrics]:
     return cast("dict[str, Metrics]", metrics if nested else {"test": metrics} if metrics else {})
 
 
-def _comparison(split: str, base: Metrics, prompted: Metrics, tuned: Metrics, result: TrainResult) -> list[str]:
-    def shown(kind: str, name: str, value: float | None) -> str:
+def _comparison(split: str, kind: str, tuned: Metrics, result: TrainResult) -> list[str]:
+    """Return the table of one test; of a slice where ``kind`` is "_slices"."""
+    base, prompted = (
+        _by_test(result.metrics.get(f"{role}{kind}", {})).get(split, {}) for role in ("base", "base_few_shot")
+    )
+
+    def shown(role: str, name: str, value: float | None) -> str:
         if value is None:
             return ""
-        found = result.intervals.get(kind, {})
+        found = result.intervals.get(f"{role}{kind}", {})
         inner = found.get(split, found) if isinstance(found, dict) else {}
         interval = inner.get(name) if isinstance(inner, dict) else None
         span = f" [{interval.low:.3f}, {interval.high:.3f}]" if isinstance(interval, Interval) else ""
@@ -89,13 +93,13 @@ def _comparison(split: str, base: Metrics, prompted: Metrics, tuned: Metrics, re
     rows = [head]
     for name, value in tuned.items():
         middle = [shown("base_few_shot", name, prompted.get(name))] if prompted else []
-        difference = _difference(result, split, name)
+        difference = _difference(result, f"difference{kind}", split, name)
         rows.append([name, shown("base", name, base.get(name)), *middle, shown("test", name, value), difference])
     return columns(rows)
 
 
-def _difference(result: TrainResult, split: str, name: str) -> str:
-    found = result.intervals.get("difference", {})
+def _difference(result: TrainResult, role: str, split: str, name: str) -> str:
+    found = result.intervals.get(role, {})
     inner = found.get(split, found) if isinstance(found, dict) else {}
     interval = inner.get(name) if isinstance(inner, dict) else None
     return (

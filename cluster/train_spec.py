@@ -51,6 +51,16 @@ class EarlyStopping(Block):
     )
 
 
+class CheckpointSpec(Block):
+    """How often the run writes down what it needs to go on after a crash, and how many of these are kept."""
+
+    every: Annotated[float, Field(gt=0)] | Annotated[int, Field(ge=1)] = Field(
+        default=0.25,
+        description="Between checkpoints: epochs as a number with a point (above 0), steps as a whole number (from 1).",
+    )
+    keep: int = Field(default=2, ge=1, description="Newest checkpoints kept beside the best weights, at least 1.")
+
+
 def _usual_learning_rate(settings: dict[str, object]) -> float:
     method = settings.get("method")
     return LEARNING_RATES["full"] if method == "full" else LEARNING_RATES["lora"]
@@ -109,6 +119,9 @@ class TrainSpec(Block):
     eval_every: Annotated[float, Field(gt=0)] | Annotated[int, Field(ge=1)] = Field(
         default=0.25,
         description="Between evaluations: epochs as a number with a point (above 0), steps as a whole number (from 1).",
+    )
+    checkpoint: CheckpointSpec | None = Field(
+        default_factory=CheckpointSpec, description="Checkpoints to resume from; null writes one only when stopped."
     )
     early_stopping: EarlyStopping | None = Field(
         default_factory=EarlyStopping, description="When to end a training that no longer improves; null never does."

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def run(ctx: RunContext) -> None:
     """Decide and leave ``runs/RUN/gate.json``."""
     scored = read_scored(ctx)
-    scores = Scores(test=scored.of("tuned"), base=best_base(scored), champion=scored.of("champion") or None)
+    champion = scored.of("champion") or None
+    scores = Scores(scored.of("tuned"), best_base(scored), champion, frozenset(scored.slices))
     report = decide(ctx.job.gate, scores)
     ctx.store.put_json(report.model_dump(mode="json"), "runs", ctx.run, "gate.json")
     ctx.progress.say(f"gate: {report.decision}")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cluster.records import Finding
     from cluster.spec import AuditSpec
 
-__all__ = ["audit", "audit_evidence"]
+__all__ = ["audit", "audit_evidence", "weighed"]
 
 WEIGHTS = ("error", "warning", "note")
 REMEDIES = {
@@ -44,8 +44,13 @@ REMEDIES = {
 
 def audit(data: AuditData, spec: AuditSpec) -> list[Finding]:
     """Return all findings, errors first; ``spec.allow`` turns the errors it names into warnings ("*": all)."""
-    findings = [evidence.finding(data.rows, spec.allow) for evidence in audit_evidence(data, spec)]
-    return sorted(findings, key=lambda finding: WEIGHTS.index(finding.severity))
+    return [finding for finding, _ in weighed(data, spec)]
+
+
+def weighed(data: AuditData, spec: AuditSpec) -> list[tuple[Finding, Evidence]]:
+    """Return all findings as ``audit`` does, each with the evidence behind it."""
+    found = [(evidence.finding(data.rows, spec.allow), evidence) for evidence in audit_evidence(data, spec)]
+    return sorted(found, key=lambda pair: WEIGHTS.index(pair[0].severity))
 
 
 def audit_evidence(data: AuditData, spec: AuditSpec) -> list[Evidence]:

@@ -22,6 +22,8 @@ from trainers.rows import Row, SourceProblem
 
 Indices = NDArray[np.int64]
 NUM_SHOWN = 5
+MASKED_CHARS = 20_000
+"""Text that is masked before it is cut for show: longer than any key, so that no cut leaves half of one."""
 TRAIN = "train"
 VALIDATION = "validation"
 
@@ -101,10 +103,14 @@ class Evidence:
         """Rows that would have to go."""
         return len(self.rows) + len(self.unread)
 
+    @property
+    def first(self) -> list[int]:
+        """The first rows, to be shown."""
+        return self.rows[:NUM_SHOWN].tolist() or list(self.shown[:NUM_SHOWN])
+
     def finding(self, rows: Sequence[Row], allow: Collection[str]) -> Finding:
         """Return the finding as it is printed; an error that ``allow`` names (or "*") is only a warning."""
-        shown = self.rows[:NUM_SHOWN].tolist() or list(self.shown[:NUM_SHOWN])
-        places = [rows[index].where for index in shown] + list(self.unread)
+        places = [rows[index].where for index in self.first] + list(self.unread)
         allowed = self.severity == "error" and ("*" in allow or self.code in allow)
         return Finding(
             code=self.code,
@@ -123,7 +129,7 @@ def counted(num: int, one: str, many: str = "") -> str:
 
 def shortened(text: str, num_chars: int = 60) -> str:
     """Return a text in one line and quotes, personal data masked, cut to ``num_chars``."""
-    line = " ".join(mask_personal_data(text[: 10 * num_chars]).split())
+    line = " ".join(mask_personal_data(text[:MASKED_CHARS]).split())
     return f"“{line if len(line) <= num_chars else line[: num_chars - 1] + '…'}”"
 
 

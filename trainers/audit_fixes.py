@@ -10,15 +10,15 @@ Left out: anything that would have to invent text, and a second round (dropping 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cluster.errors import JobFileError
-from trainers.audit_evidence import AuditData, Evidence, TokenCounts
+from trainers.audit_evidence import NUM_SHOWN, AuditData, Evidence, TokenCounts
 from trainers.audit_labels import balance_evidence, suspect_evidence
 from trainers.audit_sets import conflict_evidence, duplicate_evidence, leakage_evidence
 from trainers.audit_size import length_evidence, truncation_evidence
@@ -26,6 +26,7 @@ from trainers.audit_text import encoding_damage, repaired, text_evidence, withou
 from trainers.duplicates import NearTexts, row_hashes
 from trainers.minhash import near_duplicate_pairs
 from trainers.personal_data import mask_personal_data
+from trainers.report_records import Fixed
 from trainers.row_file import ChainedRows, PickedRows
 from trainers.turns import order_fault
 
@@ -42,13 +43,25 @@ COUNTED_IN_TOKENS = frozenset({"truncated", "target_truncated"})
 Parts = dict[str, Sequence["Row"]]
 
 
+@dataclass
+class Change:
+    """What one fix did so far, and the first places."""
+
+    mended: int = 0
+    dropped: int = 0
+    rows: list[str] = field(default_factory=list[str])
+
+
+Changes = defaultdict[str, Change]
+
+
 def fix_rows(
     parts: Mapping[str, Sequence[Row]],
     spec: AuditSpec,
     count_tokens: Callable[[Sequence[Row]], TokenCounts] | None = None,
     keep_mended: Callable[[Iterable[Row]], Sequence[Row]] = list,
-) -> tuple[Parts, dict[str, int]]:
-    """Return the rows of every part (``train`` and the splits given as files) after the fixes, and code → rows changed.
+) -> tuple[Parts, dict[str, Fixed]]:
+    """Return the rows of every part (``train`` and the splits given as files) after the fixes, and code → what it did.
 
     A row that several codes would drop is counted for the first of them in ``spec.fix``; ``keep_mended`` says where
     rows that were mended are kept. Raises JobFileError where
@@ -63,26 +76,33 @@ def fix_rows(
     names = list(parts)
     rows: Sequence[Row] = ChainedRows(parts.values())
     split_of = np.repeat(np.arange(len(names)), [len(parts[name]) for name in names])
-    changed: Counter[str] = Counter()
+    changes: Changes = defaultdict(Change)
     if codes := [code for code in spec.fix if code in MENDERS]:
-        rows = keep_mended(_all_mended(rows, codes, changed))
+        rows = keep_mended(_all_mended(rows, codes, changes))
     keep = np.ones(len(rows), np.bool_)
     for code, gone in _rows_to_drop(rows, split_of, names, spec, count_tokens):
         gone = gone[keep[gone]]
         keep[gone] = False
-        changed[code] += len(gone)
+        changes[code].dropped += len(gone)
+        changes[code].rows += [rows[index].where for index in gone[:NUM_SHOWN].tolist()]
     fixed: Parts = {
         name: PickedRows(rows, np.flatnonzero((split_of == place) & keep)) for place, name in enumerate(names)
     }
-    return fixed, {code: num for code, num in changed.items() if num}
+    return fixed, {
+        code: Fixed(mended=change.mended, dropped=change.dropped, rows=change.rows[:NUM_SHOWN])
+        for code, change in changes.items()
+        if change.mended or change.dropped
+    }
 
 
-def _all_mended(rows: Iterable[Row], codes: Sequence[str], changed: Counter[str]) -> Iterator[Row]:
-    """Yield every row, mended for each code in turn, and count the rows that each changed."""
+def _all_mended(rows: Iterable[Row], codes: Sequence[str], changes: Changes) -> Iterator[Row]:
+    """Yield every row, mended for each code in turn, and note the rows that each changed."""
     for row in rows:
         for code in codes:
             before, row = row, _mended(row, MENDERS[code])
-            changed[code] += row is not before
+            if row is not before:
+                changes[code].mended += 1
+                changes[code].rows += [row.where] * (changes[code].mended <= NUM_SHOWN)
         yield row
 
 

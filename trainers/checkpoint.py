@@ -1,83 +1,174 @@
-"""Trained weights ↔ files that know nothing of workers or ZeRO stages.
+"""A run's state ↔ directories that know nothing of workers or ZeRO stages, written so that a crash leaves whole ones.
 
-A checkpoint holds the trainable parameters' fp32 values by name, in one safetensors shard per rank: the parameters are
-dealt to the ranks by size, every rank takes part in gathering each parameter and only its owner keeps and writes it, so
-the peak stays at one gathered parameter plus the rank's own share. Nothing is pickled. Reading needs no process
-group, so any number of workers at any stage, or a laptop, can load it.
+Two kinds lie in a run's checkpoint directory. ``step-N`` holds everything needed to go on after step N: fp32 weights,
+both Adam moments, and the loop's state as JSON. ``best-N`` holds the weights that an evaluation found best, and the
+logits that a release made of them must reproduce. Every rank streams its shard to a directory aside (one gathered
+tensor in memory at a time) and hashes it in the background while training goes on; when all shards are there, rank 0
+writes the manifest and gives the directory its name by one rename. A checkpoint without a manifest does not exist, and
+one whose files differ from it is named and passed over.
 
-Left out for now: optimizer moments (exact resume).
+The directory must be one that all workers see. Left out: uploading to a remote store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from cluster.errors import StoreError
+from cluster.durable import full_disk_named, storage_errors, sync, sync_tree
+from cluster.errors import HoneError, StoreError
+from cluster.manifest import MANIFEST_NAME, FileEntry, Manifest, file_hash
+from trainers.engine_state import MOMENTS, full_fp32, full_moment, full_shape, link_moments
+from trainers.loop_state import LoopState
+from trainers.ranks import Ranks
+from trainers.shards import FP32_BYTES, ShardReader, ShardWriter, shard_name, shard_owner
+
+STATE = "state.json"
+PROBE = "probe.safetensors"
+ASIDE = ".aside"
+POLL_S = 0.05
+SHARDS_TIMEOUT_S = 600.0
+SPARE_BYTES = 16 * 2**20
+Parameters = Sequence[tuple[str, nn.Parameter]]
 
 
-def shard_owner(sizes: Sequence[int], num_ranks: int) -> list[int]:
-    """Return the rank that writes each parameter: largest first to the lightest rank."""
-    load = [0] * num_ranks
-    owner = [0] * len(sizes)
-    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        rank = min(range(num_ranks), key=lambda r: load[r])
-        owner[index] = rank
-        load[rank] += sizes[index]
-    return owner
+class Checkpoints:
+    """The checkpoints of one run, as one rank sees them; every method is called on every rank."""
+
+    def __init__(self, root: Path, ranks: Ranks, keep: int) -> None:
+        self._root = root
+        self._ranks = ranks
+        self._keep = keep
+        self._commit: threading.Thread | None = None
+        self._failure: HoneError | None = None
+        if ranks.rank == 0:
+            shutil.rmtree(root / ASIDE, ignore_errors=True)
+            (root / ASIDE).mkdir(parents=True)
+        ranks.barrier()
+
+    def newest(self, warn: Callable[[str], None]) -> tuple[Path, LoopState] | None:
+        """Return the newest intact checkpoint and its loop state; ``warn`` is told of broken ones (on rank 0)."""
+        found: str | None = None
+        if self._ranks.rank == 0:
+            found = next((path.name for path in reversed(self._steps()) if _is_intact(path, warn)), None)
+        found = self._ranks.from_first(found)
+        if found is None:
+            return None
+        path = self._root / found
+        return path, LoopState.model_validate_json((path / STATE).read_text())
+
+    def save(self, engine: Any, parameters: Parameters, state: LoopState) -> None:
+        """Write ``step-N``; returns when the shards are written, and commits them in the background.
+
+        Raises StoreError where the disk has too little room, or where the checkpoint before this one failed.
+        """
+        self.wait()
+        aside = self._aside(f"step-{state.step:08d}", parameters, 1 + len(MOMENTS))
+        link_moments(engine)
+        with full_disk_named(str(aside), aside):
+            self._write_shard(aside, parameters, engine)
+        self._commit = threading.Thread(target=self._finish, args=(aside, state), daemon=True)
+        self._commit.start()
+
+    def save_best(self, parameters: Parameters, step: int, probe: dict[str, Tensor]) -> None:
+        """Write ``best-N`` and wait until it is there."""
+        from safetensors.torch import save_file
+
+        self.wait()
+        aside = self._aside(f"best-{step:08d}", parameters, 1)
+        with full_disk_named(str(aside), aside):
+            self._write_shard(aside, parameters, None)
+            if self._ranks.rank == 0:
+                save_file({name: value.cpu().contiguous() for name, value in probe.items()}, aside / PROBE)
+        self._finish(aside, None)
+        self.wait()
+        self._ranks.barrier()
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being committed; raises StoreError where it failed."""
+        if self._commit is not None:
+            self._commit.join()
+            self._commit = None
+        if self._failure is not None:
+            raise self._failure
+
+    def _aside(self, name: str, parameters: Parameters, tensors_each: int) -> Path:
+        aside = self._root / ASIDE / name
+        with storage_errors(str(aside)):
+            aside.mkdir(parents=True, exist_ok=True)
+        needed = FP32_BYTES * tensors_each * sum(_numel(p) for _, p in parameters) + SPARE_BYTES
+        free = shutil.disk_usage(aside).free
+        if free < needed:
+            raise StoreError(
+                f"the disk has {free:,} bytes free, and {name} needs {needed:,}",
+                "Free space there, or set HONE_HOME to another disk; then go on with `hone resume`.",
+                str(self._root),
+            )
+        return aside
+
+    def _write_shard(self, aside: Path, parameters: Parameters, engine: Any) -> None:
+        """Gather every tensor on all ranks, and write those that are this rank's."""
+        owner = shard_owner([_numel(p) for _, p in parameters], self._ranks.world_size)
+        kinds = ("weights", *MOMENTS) if engine is not None else ("weights",)
+        mine = [
+            (f"{kind}/{name}", full_shape(parameter))
+            for (name, parameter), writer in zip(parameters, owner, strict=True)
+            for kind in kinds
+            if writer == self._ranks.rank
+        ]
+        with ShardWriter(aside / shard_name(self._ranks.rank, self._ranks.world_size), mine) as shard:
+            for (name, parameter), writer in zip(parameters, owner, strict=True):
+                for kind in kinds:
+                    value = full_fp32(parameter) if kind == "weights" else full_moment(engine, parameter, kind)
+                    if writer == self._ranks.rank:
+                        shard.write(f"{kind}/{name}", value.reshape(full_shape(parameter)))
+
+    def _finish(self, aside: Path, state: LoopState | None) -> None:
+        """Sync and hash this rank's shard; on rank 0 wait for the others', commit, and drop what is not kept."""
+        try:
+            with storage_errors(str(aside), aside):
+                _note_entry(aside, shard_name(self._ranks.rank, self._ranks.world_size))
+                if self._ranks.rank > 0:
+                    return
+                _commit(aside, self._root / aside.name, self._ranks.world_size, state)
+                if state is not None:
+                    self._drop_old()
+        except HoneError as error:
+            self._failure = error
+
+    def _drop_old(self) -> None:
+        steps = self._steps()
+        for path in steps[: -self._keep]:
+            shutil.rmtree(path)
+        oldest = steps[-self._keep :][0]
+        needed = LoopState.model_validate_json((oldest / STATE).read_text()).best.step
+        for path in _named(self._root, "best"):
+            if path.name < f"best-{needed:08d}":
+                shutil.rmtree(path)
+
+    def _steps(self) -> list[Path]:
+        return _named(self._root, "step")
 
 
-def full_numel(parameter: nn.Parameter) -> int:
-    """Return a parameter's number of elements, also where ZeRO-3 left an empty placeholder."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def full_fp32(parameter: nn.Parameter, zero_stage: int) -> Tensor:
-    """Gather a trainable parameter's fp32 master value on every rank (a collective above stage 0)."""
-    if zero_stage == 0:
-        return parameter.detach().float()
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    value: Tensor | None = safe_get_full_fp32_param(parameter)
-    assert value is not None, "DeepSpeed knows no fp32 value for a trainable parameter"
-    return value
-
-
-def save_weights(
-    parameters: Iterable[tuple[str, nn.Parameter]], directory: Path, *, rank: int, num_ranks: int, zero_stage: int
-) -> None:
-    """Write this rank's shard ``weights-R-of-N.safetensors``; every rank must call it."""
-    named = list(parameters)
-    owner = shard_owner([full_numel(p) for _, p in named], num_ranks)
-    mine: dict[str, Tensor] = {}
-    for (name, parameter), writer in zip(named, owner, strict=True):
-        value = full_fp32(parameter, zero_stage)
-        if writer == rank:
-            mine[name] = value.detach().to("cpu", torch.float32, copy=True).contiguous()
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(mine, directory / f"weights-{rank}-of-{num_ranks}.safetensors")
+def best_directory(root: Path, step: int) -> Path:
+    """Return where a run's best weights lie."""
+    return root / f"best-{step:08d}"
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Return every parameter by name, fp32. Raises StoreError where a shard is missing."""
-    shards = sorted(directory.glob("weights-*-of-*.safetensors"))
-    expected = int(shards[0].stem.rsplit("-", 1)[-1]) if shards else 1
-    if len(shards) != expected:
-        raise StoreError(
-            f"{directory} holds {len(shards)} of {expected} weight shards", "train again, or use another checkpoint"
-        )
-    weights: dict[str, Tensor] = {}
-    for shard in shards:
-        with safe_open(shard, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (safe_open is no mapping)
-                weights[name] = opened.get_tensor(name)
-    return weights
+    """Return every trainable parameter's fp32 weights by name. Raises StoreError where a shard is missing."""
+    shards = ShardReader(directory)
+    prefix = "weights/"
+    return {name.removeprefix(prefix): shards[name] for name in shards if name.startswith(prefix)}
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -97,3 +188,68 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
                     "use the base it was trained on",
                 )
             parameters[name].copy_(value)
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def _named(root: Path, kind: str) -> list[Path]:
+    return sorted(root.glob(f"{kind}-*"))
+
+
+def _is_intact(path: Path, warn: Callable[[str], None]) -> bool:
+    try:
+        Manifest.parse((path / MANIFEST_NAME).read_bytes(), str(path)).check(path, str(path))
+        if best := LoopState.model_validate_json((path / STATE).read_text()).best.step:
+            held = best_directory(path.parent, best)
+            Manifest.parse((held / MANIFEST_NAME).read_bytes(), str(held)).check(held, str(held))
+    except (HoneError, OSError) as error:
+        what = error.what if isinstance(error, HoneError) else str(error)
+        warn(f"the checkpoint {path} is passed over: {what}")
+        return False
+    return True
+
+
+def _note_entry(aside: Path, name: str) -> None:
+    """Write down a shard's hash and size once it is on the disk: the sign that it is complete.
+
+    Nothing of ``aside`` may be touched after that: rank 0 may rename it at once.
+    """
+    sync(aside / name)
+    entry = FileEntry(sha256=file_hash(aside / name), bytes=(aside / name).stat().st_size)
+    draft = aside / f"{name}.draft"
+    draft.write_text(entry.model_dump_json())
+    draft.rename(aside / f"{name}.json")
+
+
+def _commit(aside: Path, target: Path, num_ranks: int, state: LoopState | None) -> None:
+    """Wait for the shards of all ranks, write the manifest, and rename (rank 0 only)."""
+    files = _entries(aside, [shard_name(rank, num_ranks) for rank in range(num_ranks)])
+    if state is not None:
+        (aside / STATE).write_text(state.model_dump_json())
+    for name in (STATE, PROBE):
+        if (aside / name).exists():
+            files[name] = FileEntry(sha256=file_hash(aside / name), bytes=(aside / name).stat().st_size)
+    (aside / MANIFEST_NAME).write_bytes(Manifest(files=dict(sorted(files.items()))).as_bytes())
+    sync_tree(aside)
+    shutil.rmtree(target, ignore_errors=True)  # of a run that was resumed before this step
+    aside.rename(target)
+    sync(target.parent)
+
+
+def _entries(aside: Path, names: Iterable[str]) -> dict[str, FileEntry]:
+    deadline = time.monotonic() + SHARDS_TIMEOUT_S
+    entries: dict[str, FileEntry] = {}
+    for name in names:
+        note = aside / f"{name}.json"
+        while not note.exists():
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"{name} was not written within {SHARDS_TIMEOUT_S:.0f} s", "Look at that worker's log.", str(aside)
+                )
+            time.sleep(POLL_S)
+        entries[name] = FileEntry.model_validate(json.loads(note.read_text()))
+        with suppress(FileNotFoundError):
+            note.unlink()
+    return entries

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,21 @@ from numpy.typing import NDArray
 
 from cluster.errors import DataError
 from cluster.records import Finding, SplitCount
-from trainers.audit import audit
-from trainers.audit_evidence import AuditData, TokenCounts
+from trainers.audit import weighed
+from trainers.audit_evidence import AuditData, Evidence, TokenCounts
 from trainers.audit_fixes import fix_rows
 from trainers.duplicates import NearTexts, RowHashes, row_hashes
+from trainers.excerpts import finding_examples, typical_row
 from trainers.metrics import Task, choose_metrics
 from trainers.minhash import NearPairs, near_duplicate_pairs
-from trainers.prepared import TRAIN, VALIDATION, Lengths, PreparedRecord, write_rows
+from trainers.prepared import TRAIN, VALIDATION, PreparedRecord, write_rows
+from trainers.report_records import FileRecord, Fixed, Histogram, Lengths
 from trainers.row_file import ChainedRows, PickedRows, RowFile
 from trainers.splits import assign_splits, inseparable_groups
 from trainers.tokens import Encoded, TokenSet, encode_rows
 
 if TYPE_CHECKING:
-    from cluster.spec import DataSpec, JobSpec
+    from cluster.spec import DataSpec, JobSpec, SplitSpec
     from trainers.rows import Row, SourceProblems
     from trainers.templates import LossOn, Template
 
@@ -67,10 +69,10 @@ class Sources:
 
 
 def build(job: JobSpec, sources: Sources, form: Form, directory: Path) -> None:
-    """Write the prepared data set. Raises DataError where no row keeps a target token."""
+    """Write the prepared data set. Raises DataError where no training row keeps a target token."""
     on_disk = partial(RowFile.write, sources.scratch / "mended")
     parts, fixed = fix_rows(sources.parts, job.data.audit, partial(_counted_only, form), on_disk)
-    parts[TRAIN] = ChainedRows([parts[TRAIN], *drawn_rows(job.data, len(parts[TRAIN]), sources.mixed)])
+    parts |= drawn_rows(job.data, len(parts[TRAIN]), sources.mixed)
     rows = ChainedRows(parts.values())
     origin = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
     hashes, near = row_hashes(rows), near_duplicate_pairs(NearTexts(rows), job.data.audit.near_similarity)
@@ -79,51 +81,68 @@ def build(job: JobSpec, sources: Sources, form: Form, directory: Path) -> None:
     everything = directory / "tokens" / "everything.arrow"
     counts = _tokenised(rows, form, everything)
     kept = counts.kept_targets > 0
-    if not kept.any():
+    if not kept[split_of == names.index(TRAIN)].any():
         raise DataError(
-            f"no row keeps a target token within {form.max_length} tokens (train.max_length)",
+            f"no training row keeps a target token within {form.max_length} tokens (train.max_length)",
             "raise train.max_length, or shorten the prompts",
             "data",
         )
-    given = [name for name in parts if name != TRAIN]
-    findings = audit(AuditData(rows, split_of, names, hashes, near, given, sources.problems, counts), job.data.audit)
+    given = [name for name in sources.parts if name != TRAIN]
+    data = AuditData(rows, split_of, names, hashes, near, given, sources.problems, counts)
+    found = weighed(data, job.data.audit)
     members = {name: np.flatnonzero((split_of == place) & kept) for place, name in enumerate(names)}
     _write(rows, {name: of for name, of in members.items() if len(of)}, everything, directory)
     everything.unlink()
-    record = _record(job, rows, members, counts, form, sources.data_hash, findings, fixed)
+    record = _record(job, data, counts, members, form, sources, found, fixed)
     (directory / "prepared.json").write_text(record.model_dump_json(indent=2), encoding="utf-8")
 
 
 def split_names(data: DataSpec) -> list[str]:
-    """Return the names of all splits: train and validation, then the tests."""
-    return [TRAIN, VALIDATION, *(data.test or [TEST])]
+    """Return the names of all splits: train and validation, the tests, and what each further source holds out."""
+    return [TRAIN, VALIDATION, *(data.test or [TEST]), *mix_names(data)]
+
+
+def mix_names(data: DataSpec) -> list[str]:
+    """Return the names of the further sources."""
+    return [source.name for source in data.mix or []]
 
 
 def divide(data: DataSpec, rows: Sequence[Row], hashes: RowHashes, near: NearPairs, given_for: list[str]) -> Indices:
-    """Return each row's place in ``split_names``, shape (N,); ``given_for`` names the file's own split of each row."""
+    """Return each row's place in ``split_names``, shape (N,); ``given_for`` names the file that each row is of.
+
+    The rows of the training file are divided for what was not given. Those of a further source are divided alike, and
+    what falls out of training is held out under the source's own name: it judges neither the checkpoint nor the task.
+    """
     names = split_names(data)
     split_of = np.asarray([names.index(name) for name in given_for])
     absent = {"validation": 0.0} if data.validation else {}
     absent |= {"test": 0.0} if data.test else {}
-    own = np.flatnonzero(split_of == names.index(TRAIN))
     groups = inseparable_groups(rows, hashes, near)
-    drawn = assign_splits(
-        PickedRows(rows, own),
-        RowHashes(hashes.exact[own], hashes.input[own]),
-        groups[own],
-        data.split.model_copy(update=absent),
-    )
-    split_of[own] = drawn
+
+    def drawn(own: Indices, spec: SplitSpec) -> Indices:
+        own_hashes = RowHashes(hashes.exact[own], hashes.input[own])
+        return assign_splits(PickedRows(rows, own), own_hashes, groups[own], spec)
+
+    main = np.flatnonzero(split_of == names.index(TRAIN))
+    split_of[main] = drawn(main, data.split.model_copy(update=absent))
+    for name in mix_names(data):
+        own = np.flatnonzero(split_of == names.index(name))
+        trained_on = drawn(own, data.split.model_copy(update={"stratify": "auto"})) == names.index(TRAIN)
+        tied = np.isin(groups[own], groups[main])
+        with_train = np.isin(groups[own], groups[main[split_of[main] == names.index(TRAIN)]])
+        split_of[own[np.where(tied, with_train, trained_on)]] = names.index(TRAIN)
     return split_of
 
 
-def drawn_rows(data: DataSpec, num_train: int, mixed: Mapping[str, Sequence[Row]]) -> Iterator[PickedRows]:
-    """Draw ``weight`` rows of each further source per row of the training data, at most all it has."""
+def drawn_rows(data: DataSpec, num_train: int, mixed: Mapping[str, Sequence[Row]]) -> dict[str, PickedRows]:
+    """Draw ``weight`` rows of each further source per row of the training data, at most all it has; by its name."""
+    drawn: dict[str, PickedRows] = {}
     for source in data.mix or []:
         rows = mixed[source.name]
         count = min(len(rows), round(source.weight * num_train))
         places = random.Random(f"{data.split.seed} {source.name}").sample(range(len(rows)), count)
-        yield PickedRows(rows, np.asarray(places, np.int64))
+        drawn[source.name] = PickedRows(rows, np.asarray(places, np.int64))
+    return drawn
 
 
 def _tokenised(rows: Sequence[Row], form: Form, path: Path) -> TokenCounts:
@@ -160,43 +179,73 @@ def _write(rows: Sequence[Row], members: dict[str, Indices], everything: Path, d
 
 def _record(
     job: JobSpec,
-    rows: Sequence[Row],
-    members: dict[str, Indices],
+    data: AuditData,
     counts: TokenCounts,
+    members: dict[str, Indices],
     form: Form,
-    data_hash: str,
-    findings: list[Finding],
-    fixed: dict[str, int],
+    sources: Sources,
+    found: list[tuple[Finding, Evidence]],
+    fixed: dict[str, Fixed],
 ) -> PreparedRecord:
-    train = PickedRows(rows, members[TRAIN])
-    labelled = all(row.label is not None and row.label == row.completion for row in train)
-    task: Task = "classification" if labelled else "generation" if train[0].prompt else "text"
-    labels = sorted({str(row.label) for row in train}) if labelled else []
+    train = PickedRows(data.rows, members[TRAIN])
+    mixed = set(mix_names(job.data))
+    labels = _classes(train, mixed)
+    task = "classification" if labels else _unlabelled_task(row for row in train if row.source not in mixed)
     choose_metrics(task, job.evaluate.metrics, len(labels))
     filled = {name: of for name, of in members.items() if len(of)}
-    kept_lengths = np.minimum(counts.lengths, counts.max_length)
+    whole = {name: int(np.sum(data.split_of == place)) for place, name in enumerate(members)}
     return PreparedRecord(
-        data_hash=data_hash,
+        data_hash=sources.data_hash,
         task=task,
         labels=labels,
         template=form.template.source,
         max_length=form.max_length,
-        tests=[name for name in filled if name not in (TRAIN, VALIDATION)],
-        splits={name: _count(kept_lengths[of], counts.kept_targets[of]) for name, of in filled.items()},
-        lengths={name: _lengths(kept_lengths[of], counts.kept_targets[of]) for name, of in filled.items()},
-        findings=findings,
+        tests=[name for name in filled if name not in (TRAIN, VALIDATION, *mixed)],
+        slices={name: _unlabelled_task(PickedRows(data.rows, of)) for name, of in filled.items() if name in mixed},
+        splits={name: _count(counts, of) for name, of in filled.items()},
+        lengths={name: _lengths(counts, of) for name, of in filled.items()},
+        findings=[finding for finding, _ in found],
+        examples=[finding_examples(evidence, data) for _, evidence in found],
         fixed=fixed,
+        files=[FileRecord.of(reading) for reading in sources.problems.files],
+        inputs={name: len(np.unique(data.hashes.input[of])) for name, of in filled.items()},
+        copies={name: len(of) - len(np.unique(data.hashes.exact[of])) for name, of in filled.items()},
+        without_target={name: num - len(members[name]) for name, num in whole.items()},
+        typical=typical_row(train, counts.lengths[members[TRAIN]]),
     )
 
 
-def _count(lengths: NDArray[np.integer], targets: NDArray[np.integer]) -> SplitCount:
-    return SplitCount(rows=len(lengths), tokens=int(lengths.sum()), target_tokens=int(targets.sum()))
+def _classes(rows: Iterable[Row], mixed: Collection[str]) -> list[str]:
+    """Return the classes of the task's own rows, sorted; none where an answer is not its row's label."""
+    found: set[str] = set()
+    for row in rows:
+        if row.source in mixed:
+            continue
+        if row.label is None or row.label != row.completion:
+            return []
+        found.add(row.label)
+    return sorted(found)
 
 
-def _lengths(lengths: NDArray[np.integer], targets: NDArray[np.integer]) -> Lengths:
+def _unlabelled_task(rows: Iterable[Row]) -> Task:
+    return "generation" if next(iter(rows)).prompt else "text"
+
+
+def _count(counts: TokenCounts, of: Indices) -> SplitCount:
+    tokens = np.minimum(counts.lengths[of], counts.max_length)
+    return SplitCount(rows=len(of), tokens=int(tokens.sum()), target_tokens=int(counts.kept_targets[of].sum()))
+
+
+def _lengths(counts: TokenCounts, of: Indices) -> Lengths:
+    whole, targets, kept_targets = counts.lengths[of], counts.targets[of], counts.kept_targets[of]
+    kept = np.minimum(whole, counts.max_length)
     return Lengths(
-        longest=int(lengths.max()),
-        median=int(np.median(lengths)),
-        p95=int(np.percentile(lengths, 95)),
-        longest_targets=int(targets.max()),
+        longest=int(kept.max()),
+        median=int(np.median(kept)),
+        p95=int(np.percentile(kept, 95)),
+        longest_targets=int(kept_targets.max()),
+        cut=int(np.sum(whole > counts.max_length)),
+        cut_targets=int((targets - kept_targets).sum()),
+        tokens=Histogram.of(whole),
+        targets=Histogram.of(targets),
     )

@@ -32,11 +32,15 @@ BOOTSTRAP_SEED = 0
 
 @dataclass(frozen=True)
 class Scored:
-    """What the evaluation stage left: scores and intervals by model role, then by test."""
+    """What the evaluation stage left: scores and intervals by model role, then by test.
+
+    ``slices`` are the tests that judge no task of their own: what further sources hold out.
+    """
 
     metrics: dict[str, dict[str, Metrics]]
     intervals: dict[str, dict[str, dict[str, Interval]]]
     rows: dict[str, int]
+    slices: list[str]
 
     def of(self, role: str) -> dict[str, Metrics]:
         """Return a role's scores by test; empty where it was not scored."""
@@ -51,17 +55,20 @@ def read_scored(ctx: RunContext) -> Scored:
         role: {test: {name: Interval(**value) for name, value in spans.items()} for test, spans in tests.items()}
         for role, tests in found["intervals"].items()
     }
-    return Scored(found["metrics"], spans, found["rows"])
+    return Scored(found["metrics"], spans, found["rows"], found["slices"])
 
 
 def run(ctx: RunContext) -> None:
     """Score every model on every test and commit ``runs/RUN/evaluation``."""
     prepared = Prepared(Path(ctx.prepared_path()))
     models = _models(ctx)
-    tests = {name: _examples(ctx, prepared, name) for name in prepared.record.tests}
-    names = choose_metrics(prepared.record.task, ctx.job.evaluate.metrics, len(prepared.record.labels))
+    record = prepared.record
+    tests = {name: _examples(ctx, prepared, name) for name in [*record.tests, *record.slices]}
+    asked_for = ctx.job.evaluate.metrics
+    names = dict.fromkeys(record.tests, choose_metrics(record.task, asked_for, len(record.labels)))
+    names |= {name: choose_metrics(task, asked_for, 0) for name, task in record.slices.items()}
     asked = {
-        (role, test): _inference(ctx.job, prepared, role, model, examples)
+        (role, test): _inference(ctx.job, prepared, role, model, examples, labelled=test in record.tests)
         for test, examples in tests.items()
         for role, model in models.items()
     }
@@ -71,7 +78,7 @@ def run(ctx: RunContext) -> None:
     with ctx.store.writing("runs", ctx.run, "evaluation") as directory:
         for (role, test), predictions in answers.items():
             write_predictions(directory / f"{role}-{test}.parquet", tests[test], predictions)
-        (directory / "scores.json").write_text(json.dumps(_scores(answers, names, tests)))
+        (directory / "scores.json").write_text(json.dumps(_scores(answers, names, tests, list(record.slices))))
 
 
 def _models(ctx: RunContext) -> dict[str, str]:
@@ -97,7 +104,10 @@ def _examples(ctx: RunContext, prepared: Prepared, test: str) -> list[Evaluation
     return [examples[i] for i in sorted(chosen)]
 
 
-def _inference(job: JobSpec, prepared: Prepared, role: str, model: str, examples: list[EvaluationExample]) -> Inference:
+def _inference(
+    job: JobSpec, prepared: Prepared, role: str, model: str, examples: list[EvaluationExample], *, labelled: bool
+) -> Inference:
+    classes = prepared.record.labels if labelled else []
     shots: list[list[dict[str, str]]] = []
     if role == "base_few_shot":
         rows = prepared.rows(TRAIN)
@@ -107,10 +117,8 @@ def _inference(job: JobSpec, prepared: Prepared, role: str, model: str, examples
         model=model,
         examples=examples,
         template=None if role in ("tuned", "champion") else job.data.template,
-        label_names=prepared.record.labels if prepared.record.task == "classification" else [],
-        score_labels=prepared.record.task == "classification"
-        and len(prepared.record.labels) <= AUC_MAX_LABELS
-        and not shots,
+        label_names=classes,
+        score_labels=0 < len(classes) <= AUC_MAX_LABELS and not shots,
         max_new_tokens=job.evaluate.max_new_tokens,
         batch_rows=job.evaluate.batch_size,
         max_length=prepared.record.max_length,
@@ -132,18 +140,22 @@ def _ask(asked: list[Inference], gpus: float) -> list[Predictions]:
 
 
 def _scores(
-    answers: dict[tuple[str, str], Predictions], names: list[str], tests: dict[str, list[EvaluationExample]]
+    answers: dict[tuple[str, str], Predictions],
+    names: dict[str, list[str]],
+    tests: dict[str, list[EvaluationExample]],
+    slices: list[str],
 ) -> dict[str, Any]:
     metrics: dict[str, dict[str, Metrics]] = {}
     spans: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for (role, test), predictions in answers.items():
-        metrics.setdefault(role, {})[test] = score(predictions, names)
-        found = intervals(predictions, names, BOOTSTRAP_SEED)
+        metrics.setdefault(role, {})[test] = score(predictions, names[test])
+        found = intervals(predictions, names[test], BOOTSTRAP_SEED)
         spans.setdefault(role, {})[test] = {name: value.model_dump() for name, value in found.items()}
         if role == "base":
-            paired = paired_difference(answers["tuned", test], predictions, names, BOOTSTRAP_SEED)
+            paired = paired_difference(answers["tuned", test], predictions, names[test], BOOTSTRAP_SEED)
             spans.setdefault("difference", {})[test] = {name: value.model_dump() for name, value in paired.items()}
-    return {"metrics": metrics, "intervals": spans, "rows": {name: len(rows) for name, rows in tests.items()}}
+    rows = {name: len(examples) for name, examples in tests.items()}
+    return {"metrics": metrics, "intervals": spans, "rows": rows, "slices": slices}
 
 
 def write_predictions(path: Path, examples: Sequence[EvaluationExample], predictions: Predictions) -> None:

@@ -27,12 +27,18 @@ class Scores:
     """The numbers that rules speak of, each as test name → metric → value.
 
     An unnamed test file has the name "test". ``base`` is None when the base was not scored, ``champion`` when there is
-    no champion yet.
+    no champion yet. A rule without a test speaks of every test but those in ``slices``.
     """
 
     test: dict[str, Metrics]
     base: dict[str, Metrics] | None = None
     champion: dict[str, Metrics] | None = None
+    slices: frozenset[str] = frozenset()
+
+    @property
+    def everywhere(self) -> list[str]:
+        """The tests that a rule without a test speaks of."""
+        return [test for test in self.test if test not in self.slices]
 
 
 def decide(rules: Sequence[str], scores: Scores) -> GateReport:
@@ -52,13 +58,13 @@ def _outcome(rule: Rule, scores: Scores) -> RuleOutcome:
     everywhere = any(side.metric is not None and side.test is None for side in rule.sides)
     if not everywhere:
         return _outcome_on(rule, None, scores)
-    if not scores.test:
+    if not scores.everywhere:
         return RuleOutcome(rule=rule.text, left=None, right=None, passed=None, note="no test was scored")
-    outcomes = [_outcome_on(rule, test, scores) for test in scores.test]
+    outcomes = [_outcome_on(rule, test, scores) for test in scores.everywhere]
     decisive = min(outcomes, key=_severity)
     if len(outcomes) == 1:
         return decisive
-    seen = ", ".join(f"{test}: {_word(outcome)}" for test, outcome in zip(scores.test, outcomes, strict=True))
+    seen = ", ".join(f"{test}: {_word(outcome)}" for test, outcome in zip(scores.everywhere, outcomes, strict=True))
     return decisive.model_copy(update={"note": "; ".join(part for part in (seen, decisive.note) if part)})
 
 

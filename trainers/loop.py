@@ -1,18 +1,20 @@
-"""One worker's training loop: steps, evaluations, the best weights kept; effects through hooks, no Ray.
+"""One worker's training loop: steps, evaluations, checkpoints, the best weights kept; effects through hooks, no Ray.
 
 It runs the same under Ray Train, ``torchrun`` and plain ``python`` (a world of one): the caller has set up the process
-group and says which rank this is.
+group and says which rank this is. A run that finds a checkpoint in its directory goes on from there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, inf, isfinite
 from typing import Protocol
 
 from cluster.errors import RunFailed
 from cluster.records import Metrics, Throughput, TrainedWeights
-from trainers.worker import LoopInputs, Ranks, StepRecord, Worker
+from trainers.loop_state import Best, LoopState
+from trainers.ranks import Ranks
+from trainers.worker import LoopInputs, StepRecord, Worker
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class EvaluationRecord:
 class Hooks(Protocol):
     """Effects of a run; called on every rank, in the same order."""
 
+    def on_start(self, state: LoopState, warnings: list[str]) -> None:
+        """The loop begins after ``state.step`` steps; ``warnings`` name broken checkpoints that were passed over."""
+        ...
+
     def on_step(self, record: StepRecord) -> None:
         """A step is done."""
         ...
@@ -35,84 +41,120 @@ class Hooks(Protocol):
         """The validation split was scored."""
         ...
 
+    def on_checkpoint(self, step: int) -> None:
+        """A checkpoint is about to be written; what it does not hold should be written down by now."""
+        ...
+
     def wants_stop(self) -> bool:
-        """Whether this rank asks the run to end after the current step, keeping what it has."""
+        """Whether this rank asks the run to end after the current step, with a checkpoint to go on from."""
         ...
 
 
-@dataclass
-class _Best:
-    """The best evaluation so far."""
+class Silent:
+    """Hooks without effect."""
 
-    step: int = 0
-    value: float = -inf
-    metrics: Metrics = field(default_factory=dict)
-    misses: int = 0
+    def on_start(self, state: LoopState, warnings: list[str]) -> None:
+        """Nothing."""
+
+    def on_step(self, record: StepRecord) -> None:
+        """Nothing."""
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        """Nothing."""
+
+    def on_checkpoint(self, step: int) -> None:
+        """Nothing."""
+
+    def wants_stop(self) -> bool:
+        """Never."""
+        return False
 
 
-def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights:
-    """Train, keep the best weights in ``inputs.best_dir``, and return what was done. Raises RunFailed on divergence."""
+def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights | None:
+    """Train, keep the best weights as ``best-N`` in ``inputs.directory``, and return what was done.
+
+    Returns None where a rank asked to stop: a checkpoint is written then. Raises RunFailed, on all ranks at once, when
+    the run diverges.
+    """
     worker = Worker(inputs, ranks)
-    every = _eval_every_steps(inputs.train.eval_every, worker.schedule.steps_per_epoch)
-    best = _Best()
-    done: list[StepRecord] = []
-    stopped_early = False
-    for record in worker.steps(hooks.wants_stop):
-        done.append(record)
+    state = worker.restored
+    hooks.on_start(state, worker.warnings)
+    train, per_epoch = inputs.train, worker.schedule.steps_per_epoch
+    evaluate_every = steps_between(train.eval_every, per_epoch)
+    save_every = steps_between(train.checkpoint.every, per_epoch) if train.checkpoint else inf
+    patience = train.early_stopping.patience if train.early_stopping else inf
+    for record in worker.steps(state.step, hooks.wants_stop):
+        state = _after(state, record)
         hooks.on_step(record)
-        last = record.stop or record.step == record.steps
-        if inputs.validation_tokens is not None and (last or record.step % every == 0):
-            _evaluate(worker, record.step, best, hooks)
-        patience = inputs.train.early_stopping.patience if inputs.train.early_stopping else inf
-        stopped_early = record.step < record.steps and (record.stop or best.misses >= patience)
-        if stopped_early:
+        last = record.step == record.steps
+        if inputs.validation_tokens is not None and (last or record.step % evaluate_every == 0):
+            state = _evaluated(worker, state, hooks)
+        if last or state.best.misses >= patience:
             break
+        if record.stop or record.step % save_every == 0:
+            hooks.on_checkpoint(record.step)
+            worker.save(state)
+        if record.stop:
+            worker.checkpoints.wait()
+            return None
     if inputs.validation_tokens is None:
-        best.step = done[-1].step
-        worker.save_best()
-    return _summary(done, best, stopped_early, inputs, ranks)
+        state = state.model_copy(update={"best": Best(step=state.step)})
+        worker.save_best(state.step)
+    worker.checkpoints.wait()
+    return _summary(state, worker)
 
 
-def _evaluate(worker: Worker, step: int, best: _Best, hooks: Hooks) -> None:
+def _after(state: LoopState, record: StepRecord) -> LoopState:
+    done = {
+        "step": record.step,
+        "examples": state.examples + record.examples,
+        "target_tokens": state.target_tokens + record.target_tokens,
+        "seconds": state.seconds + record.seconds,
+        "loss": record.loss,
+    }
+    return state.model_copy(update=done)
+
+
+def _evaluated(worker: Worker, state: LoopState, hooks: Hooks) -> LoopState:
+    """Score the validation split, keep the weights where they are the best so far, and return the state with that."""
     loss = worker.validation_loss()
     metrics: Metrics = {"loss": loss, "perplexity": exp(min(loss, 700.0))}
     if worker.inputs.score is not None:
         metrics |= worker.inputs.score(worker.engine, worker.ranks)
     name = worker.inputs.train.best_by
     value = -metrics[name] if name in ("loss", "perplexity") else metrics[name]
-    improved = isfinite(value) and value > best.value
+    improved = isfinite(value) and (state.best.value is None or value > state.best.value)
     if improved:
-        best.step, best.value, best.metrics, best.misses = step, value, metrics, 0
-        worker.save_best()
+        best = Best(step=state.step, value=value, metrics=metrics)
+        worker.save_best(state.step)
     else:
-        best.misses += 1
-    hooks.on_evaluation(EvaluationRecord(step, metrics, improved))
+        best = state.best.model_copy(update={"misses": state.best.misses + 1})
+    hooks.on_evaluation(EvaluationRecord(state.step, metrics, improved))
+    return state.model_copy(update={"best": best})
 
 
-def _summary(
-    done: list[StepRecord], best: _Best, stopped_early: bool, inputs: LoopInputs, ranks: Ranks
-) -> TrainedWeights:
+def _summary(state: LoopState, worker: Worker) -> TrainedWeights:
+    best, train, ranks = state.best, worker.inputs.train, worker.ranks
     if best.step == 0:
         raise RunFailed("no evaluation gave a finite validation loss", "lower train.learning_rate")
-    seconds = sum(record.seconds for record in done)
-    examples = sum(record.examples for record in done)
-    target_tokens = sum(record.target_tokens for record in done)
     return TrainedWeights(
-        steps=len(done),
-        examples=examples,
-        target_tokens=target_tokens,
-        seconds=seconds,
+        steps=state.step,
+        examples=state.examples,
+        target_tokens=state.target_tokens,
+        seconds=state.seconds,
         best_step=best.step,
-        best_value=best.metrics.get(inputs.train.best_by, done[-1].loss),
+        best_value=best.metrics.get(train.best_by, state.loss),
         validation=best.metrics,
-        stopped_early=stopped_early,
-        throughput=Throughput(examples_per_s=examples / seconds, target_tokens_per_s=target_tokens / seconds),
+        stopped_early=state.step < worker.schedule.num_steps,
+        throughput=Throughput(
+            examples_per_s=state.examples / state.seconds, target_tokens_per_s=state.target_tokens / state.seconds
+        ),
         device=str(ranks.device),
         world_size=ranks.world_size,
-        zero_stage=inputs.plan.zero_stage,
+        zero_stage=worker.inputs.plan.zero_stage,
     )
 
 
-def _eval_every_steps(eval_every: float | int, steps_per_epoch: int) -> int:
-    """A float counts epochs, an integer steps."""
-    return eval_every if isinstance(eval_every, int) else max(1, round(eval_every * steps_per_epoch))
+def steps_between(every: float | int, steps_per_epoch: int) -> int:
+    """Return a number of steps: a float counts epochs, an integer steps."""
+    return every if isinstance(every, int) else max(1, round(every * steps_per_epoch))

@@ -13,9 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["key", "iban", "card", "national_id", "email", "phone"]
+
+MASK = re.compile(rf"\[(?:{'|'.join(get_args(Kind)).upper()})\]")
+"""What ``mask_personal_data`` puts in place of an item."""
 
 CARD_ISSUERS = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.errors import DataError, JobFileError
+from cluster.errors import DataError, HoneError, JobFileError, UsageError
 from cluster.records import CheckReport, Finding, Plan
 from cluster.store import Store
 from trainers.dataset import Form, Sources, build
@@ -24,6 +24,7 @@ from trainers.formats import require_columns
 from trainers.gate_rules import parse_rule
 from trainers.planning import plan_run
 from trainers.prepared import TRAIN, VALIDATION, Prepared
+from trainers.report_records import FileRecord
 from trainers.row_file import RowFile
 from trainers.sources import SourceProblems, read_rows
 from trainers.templates import load_tokenizer, template_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec
     from trainers.formats import Layout
 
-FORM = 1
+FORM = 2
 """Raised whenever the same rows would be prepared otherwise."""
 
 
@@ -45,6 +46,24 @@ class Ready:
     report: CheckReport
     prepared: str
     data_hash: str
+    page: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job's prepared data set and the report on it; ``refused`` is why there is no plan."""
+
+    job: JobSpec
+    key: str
+    prepared: Prepared
+    report: CheckReport
+    refused: HoneError | None
+
+    def page(self) -> str:
+        """Return the report as an HTML page."""
+        from trainers.check_page import check_page
+
+        return check_page(self.job, self.prepared, self.report, load_tokenizer(self.job.base), self.refused)
 
 
 def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
@@ -52,23 +71,46 @@ def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
 
     Raises DataError where the audit finds errors, CapacityError where the plan does not fit.
     """
-    key, prepared, report = _checked(job, settings, progress)
+    checked = _checked(job, settings, progress)
+    report = checked.report
+    if checked.refused is not None:
+        raise checked.refused
     if not report.ok:
-        raise DataError(_errors(report.findings), "run `hone check` on the job for all findings, and mend the data")
-    return Ready(report, key, prepared.record.data_hash)
+        remedy = "run `hone check` on the job for all findings (with --report as a page), and mend the data"
+        raise DataError(_errors(report.findings), remedy)
+    return Ready(report, checked.key, checked.prepared.record.data_hash, checked.page())
 
 
-def check(job: JobSpec, settings: Settings, progress: Progress) -> CheckReport:
-    """Return audit, splits and plan of a job without running it."""
-    return _checked(job, settings, progress)[2]
+def check(job: JobSpec, settings: Settings, progress: Progress, page: Path | None = None) -> CheckReport:
+    """Return audit, splits and plan of a job without running it; the page is written even where they refuse it.
+
+    Raises CapacityError where the plan does not fit.
+    """
+    checked = _checked(job, settings, progress)
+    if page is not None:
+        try:
+            page.write_text(checked.page(), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"{page} cannot be written: {error.strerror}", "name another file: --report FILE"
+            ) from error
+        progress.say(f"report: {page}")
+    if checked.refused is not None:
+        raise checked.refused
+    return checked.report
 
 
-def _checked(job: JobSpec, settings: Settings, progress: Progress) -> tuple[str, Prepared, CheckReport]:
+def _checked(job: JobSpec, settings: Settings, progress: Progress) -> Checked:
     refuse_early(job)
     store = Store(settings.home)
     key = prepare(job, store, progress)
     prepared = Prepared(store.reading("data", key))
-    return key, prepared, _report(prepared, plan_run(job, prepared, settings))
+    plan, refused = None, None
+    try:
+        plan = plan_run(job, prepared, settings)
+    except HoneError as error:
+        refused = error
+    return Checked(job, key, prepared, _report(prepared, plan), refused)
 
 
 def refuse_early(job: JobSpec) -> None:
@@ -153,22 +195,25 @@ def _rows_hash(parts: dict[str, RowFile]) -> str:
     for name, rows in parts.items():
         digest.update(f"\x1c{name}".encode())
         for row in rows:
-            digest.update(json.dumps([row.messages, row.label, row.references, row.group]).encode())
+            digest.update(json.dumps([row.messages, row.label, row.references, row.group, row.synthetic]).encode())
     return digest.hexdigest()
 
 
 def _key(job: JobSpec, sources: Sources, form: Form) -> str:
-    """Hash all that shapes the prepared set: rows, splits, mixture, audit, template, tokenizer, lengths."""
+    """Hash all that shapes the prepared set: rows, splits, mixture, audit, template, tokenizer, lengths.
+
+    Also how each file was read: findings and report name places, so the same rows in another file are another set.
+    """
     data = job.data.model_dump(mode="json", include={"loss_on", "split", "audit", "mix"})
     tokenizer = form.template.tokenizer.backend_tokenizer.to_str()
     vocabulary = hashlib.sha256(tokenizer.encode()).hexdigest()
     given = list(sources.parts)
     shaping = [FORM, sources.data_hash, given, data, form.template.source, vocabulary, form.max_length]
-    shaping.append(job.evaluate.metrics)
+    shaping += [job.evaluate.metrics, [FileRecord.of(file).model_dump() for file in sources.problems.files]]
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _report(prepared: Prepared, plan: Plan) -> CheckReport:
+def _report(prepared: Prepared, plan: Plan | None) -> CheckReport:
     record = prepared.record
     ok = all(finding.severity != "error" for finding in record.findings)
     return CheckReport(ok=ok, findings=record.findings, splits=record.splits, plan=plan)

@@ -1,6 +1,6 @@
 """A prepared data set on disk: rows and tokens of every split, and what was decided about them.
 
-    prepared.json            task, labels, template, lengths, findings, hashes
+    prepared.json            task, labels, template, lengths, findings, hashes, and what the report shows
     rows/SPLIT.parquet       the rows as read (after fixes), in order
     tokens/SPLIT.arrow       token ids and loss mask of the rows that are trained on or validated with
 
@@ -10,6 +10,7 @@ It is an artifact under its content's hash, shared by every run and trial that t
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from cluster.records import Finding, Record, SplitCount
 from trainers.metrics import Task
+from trainers.report_records import Example, FileRecord, Fixed, Lengths, Typical
 from trainers.rows import Row
 
 if TYPE_CHECKING:
@@ -42,15 +44,6 @@ _SCHEMA = pa.schema(
 )
 
 
-class Lengths(Record):
-    """Token lengths of a split's kept examples."""
-
-    longest: int
-    median: int
-    p95: int
-    longest_targets: int = Field(description="most target tokens in one example")
-
-
 class PreparedRecord(Record):
     """What was decided about a data set."""
 
@@ -60,10 +53,19 @@ class PreparedRecord(Record):
     template: str
     max_length: int
     tests: list[str] = Field(description="names of the test sets")
+    slices: dict[str, Task] = Field(
+        default_factory=dict, description="further sources with held-out rows of their own, and what these ask for"
+    )
     splits: dict[str, SplitCount]
     lengths: dict[str, Lengths]
     findings: list[Finding]
-    fixed: dict[str, int] = Field(default_factory=dict, description="rows changed or dropped by each fix asked for")
+    examples: list[list[Example]] = Field(description="of each finding, in order: rows as they are shown")
+    fixed: dict[str, Fixed] = Field(description="what each fix asked for did, where it did anything")
+    files: list[FileRecord] = Field(description="how each file was read")
+    inputs: dict[str, int] = Field(description="distinct inputs of each split")
+    copies: dict[str, int] = Field(description="rows of each split that repeat an earlier one, input and answer")
+    without_target: dict[str, int] = Field(description="rows left out of each split: max_length cuts all their target")
+    typical: Typical
 
 
 class Prepared:
@@ -76,6 +78,22 @@ class Prepared:
     def rows(self, split: str) -> list[Row]:
         """Return a split's rows, in order."""
         return list(_read(self.path / "rows" / f"{split}.parquet"))
+
+    def counts(self, split: str, column: str) -> Counter[str]:
+        """Return how many rows of a split have each value of a column of text; rows without one are not counted."""
+        pairs = self._column(split, column).value_counts().to_pylist()
+        return Counter({pair["values"]: pair["counts"] for pair in pairs if pair["values"] is not None})
+
+    def num_synthetic(self, split: str) -> int:
+        """Return how many rows of a split are synthetic."""
+        return sum(chunk.true_count for chunk in self._column(split, "synthetic").chunks)
+
+    def num_references(self, split: str) -> int:
+        """Return how many further right answers the rows of a split list."""
+        return sum(len(chunk.flatten()) for chunk in self._column(split, "references").chunks)
+
+    def _column(self, split: str, name: str) -> Any:
+        return pq.read_table(self.path / "rows" / f"{split}.parquet", columns=[name])[name]
 
     def tokens_path(self, split: str) -> Path | None:
         """Return where a split's tokens lie; None where it has none."""

@@ -6,10 +6,10 @@ the lineage (data, base, run). The run's result is written last, as what `hone t
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from cluster.records import GateReport, Release, TrainResult
+from trainers.recorder import read_history
 from trainers.train import trained_weights
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def run(ctx: RunContext) -> None:
     gate = GateReport.model_validate(ctx.store.get_json("runs", ctx.run, "gate.json"))
     release_dir = ctx.store.reading("runs", ctx.run, "release")
     release = Release.model_validate_json((release_dir / "release.json").read_text())
-    ctx.registry.log_history(ctx.run, json.loads((weights_dir / "history.json").read_text()))
+    ctx.registry.log_history(ctx.run, read_history(weights_dir))
     ctx.registry.log_metrics(ctx.run, flat_metrics(release))
     ctx.registry.log_artifact(ctx.run, release_dir / "README.md")
     ctx.registry.log_artifact(ctx.run, release_dir / "release.json")

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.records import GateReport, Interval, Metrics, Release
+from cluster.records import GateReport, Metrics, Release
 from cluster.store import content_hash
 from trainers.card import model_card
-from trainers.evaluation import Scored, read_scored
+from trainers.evaluation import read_scored
 from trainers.prepared import Prepared
 from trainers.train import trained_weights
 
@@ -67,22 +68,25 @@ def reported_scores(ctx: RunContext) -> tuple[dict[str, Any], dict[str, Any]]:
     trained, _ = trained_weights(ctx)
     metrics: dict[str, Metrics | dict[str, Metrics]] = {
         "validation": trained.validation,
-        "test": _by_name(scored.of("tuned")),
-        "base": _by_name(scored.of("base")),
+        "test": {},
+        "base": {},
     }
-    for role in ("base_few_shot", "champion"):
-        if scored.of(role):
-            metrics[role] = _by_name(scored.of(role))
-    return metrics, _spans(scored)
+    return metrics | _by_role(scored.metrics, scored.slices), _by_role(scored.intervals, scored.slices)
 
 
-def _spans(scored: Scored) -> dict[str, dict[str, Interval] | dict[str, dict[str, Interval]]]:
-    return {("test" if role == "tuned" else role): _by_name(tests) for role, tests in scored.intervals.items()}
+def _by_role(found: Mapping[str, Mapping[str, Any]], slices: Collection[str]) -> dict[str, Any]:
+    """Return a role's values by test, and those of its slices as ``ROLE_slices``; the tuned model's role is "test".
 
-
-def _by_name(tests: dict[str, Any]) -> Any:
-    """A single unnamed test stands for itself, several stand under their names."""
-    return tests["test"] if list(tests) == ["test"] else tests
+    A single unnamed test stands for itself, several stand under their names.
+    """
+    shown: dict[str, Any] = {}
+    for role, tests in found.items():
+        named = "test" if role == "tuned" else role
+        judged = {test: value for test, value in tests.items() if test not in slices}
+        shown[named] = judged["test"] if list(judged) == ["test"] else judged
+        if apart := {test: value for test, value in tests.items() if test in slices}:
+            shown[f"{named}_slices"] = apart
+    return shown
 
 
 def _link(source: Path, target: Path) -> None:

@@ -56,29 +56,47 @@ class SourceProblem(NamedTuple):
     detail: str
 
 
+@dataclass
+class FileReading:
+    """How one file is read: the source its rows go to, the format chosen, the column names seen, and how many rows."""
+
+    name: str
+    source: str
+    choice: FormatChoice
+    columns_seen: dict[str, None]
+    num_records: int = 0
+    num_rows: int = 0
+
+
 class SourceProblems(list[SourceProblem]):
-    """The problems of all rows read so far, the format chosen for each file, and every column name seen."""
+    """The problems of all rows read so far, and how each file was read."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.formats: dict[str, FormatChoice] = {}
-        self.columns_seen: set[str] = set()
+        self.files: list[FileReading] = []
+
+    @property
+    def columns_seen(self) -> set[str]:
+        """Every column name of every file."""
+        return {name for file in self.files for name in file.columns_seen}
 
 
 class RowMaker:
-    """Turns the records of one file into rows, and records what is wrong with each."""
+    """Turns the records of one file into rows, and records what is wrong with each and which columns there are."""
 
     def __init__(self, data: Layout, choice: FormatChoice, source: str, problems: SourceProblems) -> None:
         self.data = data
         self.choice = choice
         self.source = source
         self.problems = problems
+        self.columns_seen: dict[str, None] = {}
 
     def row(self, record: Mapping[str, object], where: str) -> Row | None:
         """Return the record as a row, or None where it cannot be read, which is then in ``problems``."""
         choice = self.choice
         first = choice.columns[next(iter(COLUMNS[choice.format]))]
-        self.problems.columns_seen.update(record)
+        if not record.keys() <= self.columns_seen.keys():
+            self.columns_seen.update(dict.fromkeys(record))
         try:
             if first not in record:
                 choice = self._other_choice(record, where)
@@ -124,7 +142,9 @@ class RowMaker:
             self.problems.append(SourceProblem("target_missing", row.where, "the row has no answer"))
         for place, message in enumerate(row.prompt, start=1):
             if not message["content"].strip() and "tool_calls" not in message:
-                self.problems.append(SourceProblem("turn_empty", row.where, f"turn {place} ({message['role']})"))
+                self.problems.append(
+                    SourceProblem("turn_empty", row.where, f"turn {place} ({message['role']}) is empty")
+                )
                 break
         if fault := order_fault(row.messages):
             self.problems.append(SourceProblem("roles_broken", row.where, fault))

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 from cluster.errors import DataError
 from trainers.formats import FormatChoice, Layout, infer_format
 from trainers.readers import Numbered, Record, delimited, json_array, json_lines, named_classes, parquet
-from trainers.rows import Row, RowMaker, SourceProblem, SourceProblems
+from trainers.rows import FileReading, Row, RowMaker, SourceProblem, SourceProblems
 
 __all__ = ["Row", "SourceProblem", "SourceProblems", "is_hub_id", "read_rows", "source_files"]
 
@@ -53,7 +53,7 @@ def read_rows(
 ) -> Iterator[Row]:
     """Yield the rows of all files in order; ``source`` is the name the rows carry.
 
-    What is wrong with single rows, and the format chosen for each file, goes into ``problems``. Raises DataError with
+    What is wrong with single rows, and how each file was read, goes into ``problems``. Raises DataError with
     file:line where a file cannot be read at all or holds something that no row can be made of.
     """
     problems = SourceProblems() if problems is None else problems
@@ -123,19 +123,20 @@ def _rows(path: str, data: Layout, source: str, problems: SourceProblems) -> Ite
     if not head:
         raise DataError("there are no rows in it", "Check that the right file is named.", name)
     choice = _choice([record for _, record in head], data, name)
-    problems.formats[name] = choice
     maker = RowMaker(data, choice, source, problems)
-    first_problem, num_records, num_rows = len(problems), 0, 0
+    reading = FileReading(name, source, choice, maker.columns_seen)
+    problems.files.append(reading)
+    first_problem = len(problems)
     for number, record in itertools.chain(head, records):
-        num_records += 1
+        reading.num_records += 1
         row = maker.row(record, f"{name}:{number}")
         if row is not None:
-            num_rows += 1
+            reading.num_rows += 1
             yield row
-    if not num_rows:
+    if not reading.num_rows:
         problem = problems[first_problem]
         raise DataError(
-            f"none of the {num_records} rows can be read as {choice.format}: {problem.detail}",
+            f"none of the {reading.num_records} rows can be read as {choice.format}: {problem.detail}",
             "Columns must hold text (messages: a list of turns); flatten nested ones, or set data.format or columns.",
             problem.where,
         )

@@ -3,14 +3,14 @@
     python -m trainers.standalone job.yaml --out DIR
     torchrun --nproc-per-node 2 -m trainers.standalone job.yaml --out DIR
 
-For debugging, profiling and machines without Ray: the same data stage, plan and loop as `hone train`, which leaves the
-best weights, ``trained.json`` and ``history.json`` in DIR. Left out: scoring against the base, gate and registry.
+For debugging, profiling and machines without Ray: the same data stage, plan and loop as `hone train`, which leave the
+best weights (``best-N``), ``trained.json`` and ``history.jsonl`` in DIR. Started again with the same DIR they go on
+from the newest checkpoint there. Left out: scoring against the base, gate and registry.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -20,24 +20,25 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from cluster.errors import HoneError
+from cluster.errors import BudgetSpent, HoneError
 from cluster.jobfile import load_job
 from cluster.progress import Progress
 from cluster.records import Plan
 from cluster.session import Settings
 from cluster.store import Store
-from trainers.loop import run_loop
+from trainers.loop import Silent, run_loop
 from trainers.prepare import ready
 from trainers.prepared import Prepared
-from trainers.train import Recorder, Silent, loop_inputs, max_seconds
-from trainers.worker import Ranks
+from trainers.ranks import Ranks
+from trainers.recorder import Recorder
+from trainers.train_worker import loop_inputs, max_seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train a job on the ranks that torchrun started, or alone; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m trainers.standalone")
     parser.add_argument("job", type=Path, help="the job file")
-    parser.add_argument("--out", type=Path, required=True, help="directory for the weights; must not exist")
+    parser.add_argument("--out", type=Path, required=True, help="directory for weights and checkpoints")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the job")
     asked = parser.parse_args(arguments)
     try:
@@ -76,7 +77,7 @@ def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Rank
     shared: list[object] = [None]
     if ranks.rank == 0:
         try:
-            out.mkdir(parents=True)
+            out.mkdir(parents=True, exist_ok=True)
             done = ready(job, settings, progress)
             shared = [(done.prepared, done.report.plan)]
         except (HoneError, OSError) as error:
@@ -86,12 +87,16 @@ def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Rank
         raise shared[0]
     key, plan = _received(shared[0])
     inputs = loop_inputs(job, plan, Prepared(Store(settings.home).reading("data", key)), out)
-    recorder = Recorder(job.name, progress.update, max_seconds(job, plan)) if ranks.rank == 0 else None
-    trained = run_loop(inputs, ranks, recorder or Silent())
-    if recorder is not None:
-        (out / "trained.json").write_text(trained.as_json())
-        (out / "history.json").write_text(json.dumps(recorder.history))
-        progress.say(f"best step {trained.best_step}, {trained.throughput.examples_per_s:.1f} examples/s; {out}")
+    if ranks.rank > 0:
+        run_loop(inputs, ranks, Silent())
+        return
+    recorder = Recorder(job.name, out, progress.update, max_seconds=max_seconds(job, plan))
+    trained = run_loop(inputs, ranks, recorder)
+    recorder.close()
+    if trained is None:
+        raise BudgetSpent("stopped after a checkpoint: cluster.max_hours is used up", "the same command goes on")
+    (out / "trained.json").write_text(trained.as_json())
+    progress.say(f"best step {trained.best_step}, {trained.throughput.examples_per_s:.1f} examples/s; {out}")
 
 
 def _received(shared: object) -> tuple[str, Plan]:

@@ -23,7 +23,8 @@ from trainers.templates import load_tokenizer, template_of
 if TYPE_CHECKING:
     from cluster.records import Metrics
     from cluster.spec import JobSpec
-    from trainers.worker import Ranks, Scorer
+    from trainers.ranks import Ranks
+    from trainers.worker import Scorer
 
 MAX_EXAMPLES = 256
 

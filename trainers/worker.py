@@ -1,9 +1,9 @@
-"""One rank's share of a training run: the engine, optimizer steps as a generator, validation loss, saving.
+"""One rank's share of a training run: the engine, optimizer steps as a generator, validation loss, checkpoints.
 
 A step's loss is the sum over target tokens divided by the step's global number of target tokens, which every rank
 knows without asking because examples and layout are pure functions of the step. So the number of workers, micro-batches
 and padding leave the trajectory unchanged. Dropout draws from a generator seeded by (seed, step, rank): there is no
-random state to keep.
+random state to keep, and a run that goes on from a checkpoint takes the steps it would have taken.
 
 Shape legend: B rows, T tokens, N target tokens, V vocabulary.
 """
@@ -22,17 +22,20 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cluster.errors import RunFailed
 from cluster.records import Metrics
 from trainers.batches import Schedule, layout, pad
-from trainers.checkpoint import save_weights
+from trainers.checkpoint import Checkpoints, load_weights, read_weights
+from trainers.engine_state import MOMENTS, create_moments, set_num_steps, set_state
+from trainers.loop_state import LoopState
 from trainers.model import TargetLoss, prepare_model, trainable_parameters
 from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
 from trainers.quiet import quiet_libraries
+from trainers.ranks import Ranks
+from trainers.shards import ShardReader
 from trainers.zero import deepspeed_config
 
 if TYPE_CHECKING:
@@ -42,15 +45,6 @@ if TYPE_CHECKING:
 
 PROBE_EXAMPLES = 4
 PROBE_TARGETS = 32
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Who this worker is."""
-
-    rank: int
-    world_size: int
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -73,19 +67,22 @@ Scorer = Callable[[Any, Ranks], Metrics]
 
 @dataclass(frozen=True)
 class LoopInputs:
-    """What one run trains on; the same on every rank."""
+    """What one run trains on, and the directory of its checkpoints; the same on every rank."""
 
     base: str
     train: TrainSpec
     plan: Plan
     train_tokens: TokenSet
     validation_tokens: TokenSet | None
-    best_dir: Path
+    directory: Path
     score: Scorer | None = None
 
 
 class Worker:
-    """One rank's engine and the steps it takes."""
+    """One rank's engine and the steps it takes.
+
+    ``restored`` is where it begins: after the newest intact checkpoint, or at step 0.
+    """
 
     def __init__(self, inputs: LoopInputs, ranks: Ranks) -> None:
         quiet_libraries()
@@ -96,7 +93,12 @@ class Worker:
         torch.manual_seed(train.seed)
         dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
         self.inputs, self.ranks = inputs, ranks
+        self.checkpoints = Checkpoints(inputs.directory, ranks, train.checkpoint.keep if train.checkpoint else 1)
+        self.warnings: list[str] = []
+        found = self.checkpoints.newest(self.warnings.append)
         self.module = TargetLoss(prepare_model(inputs.base, train, dtype))
+        if found is not None:
+            load_weights(self.module.model, read_weights(found[0]))
         self.schedule = Schedule(len(inputs.train_tokens), train.batch_size, train.epochs, train.seed)
         optimizer = build_optimizer(trainable_parameters(self.module), train)
         config = deepspeed_config(
@@ -114,13 +116,29 @@ class Worker:
                 config=config,
             )[0]
 
-    def steps(self, wants_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
-        """Take the optimizer steps of the run, one at each ``next``.
+        self.restored = LoopState()
+        if found is not None:
+            self._restore(*found)
+
+    def _restore(self, path: Path, state: LoopState) -> None:
+        """Give the engine, which has the checkpoint's weights, its moments (collective)."""
+        tokens = self.inputs.train_tokens
+        shortest = int(np.argmin(tokens.lengths))
+        create_moments(self.engine, lambda: self.engine.backward(self.engine(*self._tensors(tokens, [shortest])) * 0.0))
+        shards = ShardReader(path)
+        for name, parameter in trainable_parameters(self.module.model):
+            moments = {kind: shards[f"{kind}/{name}"] for kind in MOMENTS}
+            set_state(self.engine, parameter, shards[f"weights/{name}"], moments)
+        set_num_steps(self.engine, state.step)
+        self.restored = state
+
+    def steps(self, first: int = 0, wants_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
+        """Take the optimizer steps of the run after ``first``, one at each ``next``.
 
         ``wants_stop`` is asked after every step, and its answer shared with all ranks beside the loss. Raises RunFailed
         when the loss is not finite.
         """
-        for step in range(self.schedule.num_steps):
+        for step in range(first, self.schedule.num_steps):
             yield self._step(step, wants_stop)
 
     def _step(self, step: int, wants_stop: Callable[[], bool]) -> StepRecord:
@@ -176,21 +194,15 @@ class Worker:
                 loss_sum += self.engine(*self._tensors(tokens, rows)).double()
         return float(self._sum_over_ranks(loss_sum)) / int(tokens.target_counts.sum())
 
-    def save_best(self) -> None:
-        """Write the weights and, on rank 0, the logits that a reloaded release must reproduce (collective)."""
-        save_weights(
-            trainable_parameters(self.module.model),
-            self.inputs.best_dir,
-            rank=self.ranks.rank,
-            num_ranks=self.ranks.world_size,
-            zero_stage=self.inputs.plan.zero_stage,
-        )
+    def save(self, state: LoopState) -> None:
+        """Write a checkpoint to go on from (collective); it is committed while training goes on."""
+        self.checkpoints.save(self.engine, list(trainable_parameters(self.module.model)), state)
+
+    def save_best(self, step: int) -> None:
+        """Write the weights and the logits that a reloaded release must reproduce (collective)."""
         tokens_BT, is_target_BT, logits_NV = self._probe()
-        if self.ranks.rank == 0:
-            probe = {"tokens": tokens_BT.int(), "is_target": is_target_BT, "logits": logits_NV.float()}
-            save_file({k: v.cpu().contiguous() for k, v in probe.items()}, self.inputs.best_dir / "probe.safetensors")
-        if self.ranks.world_size > 1:
-            dist.barrier()
+        probe = {"tokens": tokens_BT.int(), "is_target": is_target_BT, "logits": logits_NV.float()}
+        self.checkpoints.save_best(list(trainable_parameters(self.module.model)), step, probe)
 
     def _probe(self) -> tuple[Tensor, Tensor, Tensor]:
         """Score the shortest few rows, the same on every rank."""

@@ -14,8 +14,9 @@ from cluster.records import Plan
 from cluster.spec import TrainSpec
 from tests.integration.ranks import free_port
 from tests.tiny import write_base
+from trainers.ranks import Ranks
 from trainers.tokens import TokenSet
-from trainers.worker import LoopInputs, Ranks, Worker
+from trainers.worker import LoopInputs, Worker
 
 pytestmark = [
     pytest.mark.gpu,

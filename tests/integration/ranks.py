@@ -53,7 +53,7 @@ def _rank(
     import torch
     import torch.distributed as dist
 
-    from trainers.worker import Ranks
+    from trainers.ranks import Ranks
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world_size)

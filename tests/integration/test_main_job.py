@@ -56,6 +56,9 @@ def test_full_tuning_learns_is_released_and_registered(
     assert result["intervals"]["test"]["accuracy"].keys() == {"value", "low", "high"}
     assert result["throughput"]["examples_per_s"] > 0
     loads_like_any_model(Path(result["release"]))
+    check = (home / "runs" / result["run"] / "check.html").read_text(encoding="utf-8")
+    assert "<h1>tickets</h1>" in check
+    assert [path.read_text(encoding="utf-8") for path in home.glob("mlartifacts/*/*/artifacts/check.html")] == [check]
     code, again, _ = run_json(capsys, "evaluate", "tickets@champion", "--data", str(tickets))
     assert code == 0
     assert again["metrics"]["accuracy"] > 0.6

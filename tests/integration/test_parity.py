@@ -18,10 +18,11 @@ from cluster.records import Plan
 from cluster.spec import TrainSpec
 from tests.integration.ranks import on_ranks
 from trainers.batches import Schedule
-from trainers.loop import run_loop
+from trainers.loop import Silent, run_loop
 from trainers.optimizer import learning_rate_frac
+from trainers.ranks import Ranks
 from trainers.tokens import TokenSet
-from trainers.worker import LoopInputs, Ranks, Worker
+from trainers.worker import LoopInputs, Worker
 
 TOLERANCE = 1e-5
 STEPS = 10
@@ -183,19 +184,12 @@ def test_first_step_gradients_equal_those_of_the_plain_model(base: Path, tokens_
 
 
 def kept_best(ranks: Ranks, base: Path, tokens: Path, best: Path, stage: int) -> tuple[int, float]:
-    class Quiet:
-        def on_step(self, record: Any) -> None: ...
-
-        def on_evaluation(self, record: Any) -> None: ...
-
-        def wants_stop(self) -> bool:
-            return False
-
     train = spec("full").model_copy(update={"eval_every": 2})
     inputs = LoopInputs(
         str(base), train, plan(stage, ranks.world_size, 40), TokenSet.load(tokens), TokenSet.load(tokens), best
     )
-    trained = run_loop(inputs, ranks, Quiet())
+    trained = run_loop(inputs, ranks, Silent())
+    assert trained is not None
     return trained.best_step, trained.best_value
 
 
@@ -203,13 +197,13 @@ def kept_best(ranks: Ranks, base: Path, tokens: Path, best: Path, stage: int) ->
 def test_saved_weights_reproduce_the_best_validation_loss_in_a_plain_model(
     base: Path, tokens_path: Path, tmp_path: Path, stage: int
 ) -> None:
-    from trainers.checkpoint import load_weights, read_weights
+    from trainers.checkpoint import best_directory, load_weights, read_weights
     from trainers.likelihood import negative_log_likelihoods
     from trainers.model import TargetLoss
 
-    _, best_value = on_ranks(kept_best, 2, base, tokens_path, tmp_path, stage)
+    best_step, best_value = on_ranks(kept_best, 2, base, tokens_path, tmp_path, stage)
     model = LlamaForCausalLM.from_pretrained(base)
-    load_weights(model, read_weights(tmp_path))
+    load_weights(model, read_weights(best_directory(tmp_path, best_step)))
     tokens = TokenSet.load(tokens_path)
     nll = negative_log_likelihoods(TargetLoss(model), [tokens.example(i) for i in range(len(tokens))])
     assert nll.sum() / tokens.target_counts.sum() == pytest.approx(best_value, abs=TOLERANCE)

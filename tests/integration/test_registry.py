@@ -132,8 +132,10 @@ def test_artifacts_lie_under_home(registry, settings, job, tmp_path):
     (tmp_path / "README.md").write_text("card")
     registry.log_artifact(job.run(), tmp_path / "README.md")
     registry.log_artifact(job.run(), tmp_path / "reports")
+    registry.log_text(job.run(), "Grüße", "greeting.txt")
     kept = Path(settings.home, "mlartifacts", job.name, mlflow_run, "artifacts")
-    assert sorted(path.name for path in kept.iterdir()) == ["README.md", "check.html"]
+    assert sorted(path.name for path in kept.iterdir()) == ["README.md", "check.html", "greeting.txt"]
+    assert (kept / "greeting.txt").read_text(encoding="utf-8") == "Grüße"
 
 
 @pytest.mark.parametrize("outcome", ["FINISHED", "FAILED", "KILLED"])

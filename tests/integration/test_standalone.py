@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.checkpoint import read_weights
+from trainers.checkpoint import best_directory, read_weights
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainers.standalone"]
 WITHOUT_RAY = """
@@ -56,7 +56,7 @@ def test_plain_python_and_torchrun_train_the_same_weights_without_ray(job: Path)
     alone, two = (json.loads((out / "trained.json").read_text()) for out in outs)
     assert (alone["world_size"], two["world_size"]) == (1, 2)
     assert two["validation"]["loss"] == pytest.approx(alone["validation"]["loss"], abs=1e-5)
-    weights = [read_weights(out) for out in outs]
+    weights = [read_weights(best_directory(out, alone["best_step"])) for out in outs]
     for name, value in weights[0].items():
         assert (value - weights[1][name]).abs().max() <= 1e-5, name
 

@@ -6,7 +6,7 @@ from trainers.gate import Scores, decide
 
 
 def scored(**roles: dict[str, float]) -> Scored:
-    return Scored({role: {"test": metrics} for role, metrics in roles.items()}, {}, {"test": 10})
+    return Scored({role: {"test": metrics} for role, metrics in roles.items()}, {}, {"test": 10}, [])
 
 
 def test_the_base_is_the_better_of_zero_shot_and_few_shot_metric_by_metric() -> None:

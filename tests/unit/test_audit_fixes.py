@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -15,14 +15,19 @@ from tests.audited_rows import audited, chat, clean_chats, clean_labels, labelle
 from trainers import audit_fixes
 from trainers.audit import audit
 from trainers.audit_evidence import TokenCounts
+from trainers.report_records import Fixed
 from trainers.rows import Row
 
 
 def fix_rows(
     parts: dict[str, list[Row]], spec: AuditSpec, count_tokens: Callable[[Sequence[Row]], TokenCounts] | None = None
-) -> tuple[dict[str, list[Row]], dict[str, int]]:
+) -> tuple[dict[str, list[Row]], dict[str, Fixed]]:
     fixed, changed = audit_fixes.fix_rows(parts, spec, count_tokens)
     return {name: list(rows) for name, rows in fixed.items()}, changed
+
+
+def num_changed(fixed: Mapping[str, Fixed]) -> dict[str, int]:
+    return {code: fix.mended + fix.dropped for code, fix in fixed.items()}
 
 
 def faulty() -> list[Row]:
@@ -54,7 +59,7 @@ def test_without_fix_nothing_changes():
 def test_mending_changes_only_its_rows(code: str, changed: int, mended: dict[int, str]):
     rows = faulty()
     fixed, counts = fix_rows({"train": rows}, AuditSpec(fix=[code]))
-    assert counts == {code: changed}
+    assert num_changed(counts) == {code: changed}
     by_place = {row.where: row for row in fixed["train"]}
     for place, row in enumerate(rows[:300]):
         if place in mended:
@@ -80,29 +85,37 @@ def test_dropping_drops_only_its_rows(code: str, dropped: list[int]):
     rows = faulty()
     fixed, counts = fix_rows({"train": rows}, AuditSpec(fix=[code]))
     assert fixed["train"] == [row for place, row in enumerate(rows) if place not in dropped]
-    assert counts == ({code: len(dropped)} if dropped else {})
+    assert num_changed(counts) == ({code: len(dropped)} if dropped else {})
 
 
 def test_fixing_all_that_was_found_leaves_nothing_but_notes():
     rows = faulty()
     fix = ["encoding_damaged", "control_characters", "pii", "target_missing", "turn_empty", "duplicate_exact"]
     fixed, counts = fix_rows({"train": rows}, AuditSpec(fix=fix))
-    assert counts == dict(zip(fix, (2, 1, 1, 1, 1, 2), strict=True))
+    assert num_changed(counts) == dict(zip(fix, (2, 1, 1, 1, 1, 2), strict=True))
     assert audit(audited(fixed), AuditSpec(fix=fix)) == []
+
+
+def test_what_is_mended_and_what_is_dropped_is_told_apart():
+    _, counts = fix_rows({"train": faulty()}, AuditSpec(fix=["encoding_damaged", "pii"]))
+    assert counts == {
+        "encoding_damaged": Fixed(mended=1, dropped=1, rows=["f.jsonl:3", "f.jsonl:4"]),
+        "pii": Fixed(mended=1, rows=["f.jsonl:6"]),
+    }
 
 
 def test_a_leak_is_fixed_on_the_training_side():
     test = clean_chats(60, seed=1)
     parts = {"train": [*clean_chats(300), test[0], test[1]], "test": test}
     fixed, counts = fix_rows(parts, AuditSpec(fix=["leakage_exact"]))
-    assert counts == {"leakage_exact": 2}
+    assert counts == {"leakage_exact": Fixed(dropped=2, rows=["f.jsonl:0", "f.jsonl:1"])}
     assert fixed == {"train": parts["train"][:300], "test": test}
 
 
 def test_a_row_with_two_faults_is_dropped_and_counted_once():
     rows = [*clean_labels(100), labelled("", "", 100), labelled("", "", 101)]
     fixed, counts = fix_rows({"train": rows}, AuditSpec(fix=["turn_empty", "target_missing", "duplicate_exact"]))
-    assert counts == {"turn_empty": 2}
+    assert num_changed(counts) == {"turn_empty": 2}
     assert len(fixed["train"]) == 100
 
 
@@ -115,7 +128,8 @@ def test_truncated_rows_are_dropped_by_their_tokens_and_refused_without():
     rows = clean_chats(50)
     rows[9] = chat("long", "word " * 41, 9)
     fixed, counts = fix_rows({"train": rows}, AuditSpec(fix=["truncated"]), num_words)
-    assert (counts, [row.where for row in rows if row not in fixed["train"]]) == ({"truncated": 1}, ["f.jsonl:9"])
+    assert [row.where for row in rows if row not in fixed["train"]] == ["f.jsonl:9"]
+    assert counts == {"truncated": Fixed(dropped=1, rows=["f.jsonl:9"])}
     with pytest.raises(JobFileError, match="truncated"):
         fix_rows({"train": rows}, AuditSpec(fix=["truncated"]))
 

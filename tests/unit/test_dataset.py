@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,21 @@ def test_rows_with_one_input_never_straddle() -> None:
 def test_a_mixture_draws_its_weight_of_rows_at_most_all(weight: float, expected: int) -> None:
     data = DataSpec.model_validate({"train": "t", "mix": [{"name": "general", "train": "g", "weight": weight}]})
     further = distinct_rows(80, seed=1)
-    found, again = (list(*drawn_rows(data, 100, {"general": further})) for _ in range(2))
+    found, again = (list(drawn_rows(data, 100, {"general": further})["general"]) for _ in range(2))
     assert len(found) == expected
     assert found == again
+
+
+def test_a_further_source_holds_out_rows_under_its_own_name_and_none_of_them_judge_the_task() -> None:
+    data = DataSpec.model_validate({"train": "t", "mix": [{"name": "general", "train": "g", "weight": 1.0}]})
+    main, further = distinct_rows(100), distinct_rows(100, seed=1)
+    splits = divided(data, [*main, *further], ["train"] * 100 + ["general"] * 100)
+    assert set(splits[:100]) == {"train", "validation", "test"}
+    assert Counter(splits[100:]) == {"train": 80, "general": 20}
+
+
+def test_a_further_sources_row_near_a_held_out_row_is_not_trained_on() -> None:
+    data = DataSpec.model_validate({"train": "t", "mix": [{"name": "general", "train": "g", "weight": 1.0}]})
+    main = distinct_rows(100)
+    splits = divided(data, [*main, *main], ["train"] * 100 + ["general"] * 100)
+    assert [split == "train" for split in splits[:100]] == [split == "train" for split in splits[100:]]

@@ -89,7 +89,9 @@ def test_every_kind_of_file_gives_the_same_rows(name: str, tmp_path: Path):
     assert len({row.where for row in rows}) == 3
     assert all(row.where.startswith(f"{tmp_path / name}:") for row in rows)
     assert not problems
-    assert problems.formats[str(tmp_path / name)].format == "prompt_completion"
+    (file,) = problems.files
+    assert (file.name, file.source, file.choice.format) == (str(tmp_path / name), "train", "prompt_completion")
+    assert (list(file.columns_seen), file.num_records, file.num_rows) == (["prompt", "completion"], 3, 3)
 
 
 def test_e2e_columns_can_be_named(tmp_path: Path):

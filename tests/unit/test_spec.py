@@ -83,6 +83,7 @@ def test_three_keys_are_enough_and_the_rest_has_the_designs_defaults():
             "precision": "auto",
             "gradient_checkpointing": False,
             "eval_every": 0.25,
+            "checkpoint": {"every": 0.25, "keep": 2},
             "early_stopping": {"patience": 3},
             "best_by": "loss",
             "seed": 0,
@@ -90,6 +91,8 @@ def test_three_keys_are_enough_and_the_rest_has_the_designs_defaults():
         "cluster": {
             "workers": 1,
             "gpus_per_worker": "auto",
+            "max_failures": 3,
+            "hang_timeout_s": 1800.0,
             "price_per_gpu_hour": None,
             "max_hours": None,
             "max_cost": None,

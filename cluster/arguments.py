@@ -1,0 +1,26 @@
+"""The text of one command-line argument → its value, or why it is none, said before anything is imported or read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cluster.errors import UsageError
+
+
+def column_pair(text: str) -> tuple[str, str]:
+    """Return OURS=THEIRS as a pair."""
+    ours, found, theirs = text.partition("=")
+    if not found or not ours or not theirs:
+        raise UsageError(f"--columns {text} is not OURS=THEIRS", "write it as --columns prompt=question")
+    return ours, theirs
+
+
+def page_file(text: str) -> Path:
+    """Return where a page goes; any other file, as a job file behind a bare --report, is not overwritten."""
+    path = Path(text)
+    if path.suffix != ".html":
+        raise argparse.ArgumentTypeError(f"{text} does not end with .html; a bare --report goes behind the job file")
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
+    return path

@@ -1,0 +1,30 @@
+"""What of a training run changes from step to step beside weights and moments: where it stands, and its best so far."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from cluster.records import Metrics, Record
+
+
+class Best(Record):
+    """The best evaluation so far; ``value`` is higher where it is better, ``misses`` counts evaluations since."""
+
+    step: int = 0
+    value: float | None = None
+    metrics: Metrics = Field(default_factory=dict)
+    misses: int = 0
+
+
+class LoopState(Record):
+    """Where a run stands after ``step`` steps: sums over its steps, and its best evaluation.
+
+    Order of the examples, learning rate and dropout are functions of the step, so nothing of them is here.
+    """
+
+    step: int = 0
+    examples: int = 0
+    target_tokens: int = 0
+    seconds: float = Field(default=0.0, description="time in training steps, without evaluation and saving")
+    loss: float = Field(default=0.0, description="the last step's loss")
+    best: Best = Best()

@@ -1,0 +1,33 @@
+"""Who a training worker is among the others, and the few words they exchange outside the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A worker's rank among ``world_size``, and the device that it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def from_first(self, value: Value) -> Value:
+        """Return rank 0's value on every rank; what the others give is ignored."""
+        if self.world_size == 1:
+            return value
+        shared = [value]
+        dist.broadcast_object_list(shared, device=self.device)
+        return shared[0]

@@ -1,0 +1,134 @@
+"""Rank 0's hooks: the run's curve on disk, its status published, and whether it should end early.
+
+The curve is one JSON object a line, for every step and evaluation; a run that goes on from a checkpoint first drops the
+lines after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from math import inf
+from pathlib import Path
+
+from cluster.records import Metrics, RunState, RunStatus
+from trainers.loop import EvaluationRecord, Silent
+from trainers.loop_state import LoopState
+from trainers.worker import StepRecord
+
+HISTORY = "history.jsonl"
+PUBLISH_EVERY_S = 1.0
+
+
+class Recorder(Silent):
+    """Writes the curve to ``directory`` and publishes the run's status at most once a second.
+
+    ``stop_asked`` is looked at as often; ``max_seconds`` bounds this attempt.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        directory: Path,
+        publish: Callable[[RunStatus], None],
+        *,
+        stop_asked: Callable[[], bool] = lambda: False,
+        max_seconds: float = inf,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self._run = run
+        self._path = directory / HISTORY
+        self._publish = publish
+        self._stop_asked = stop_asked
+        self._ends_s = time.monotonic() + max_seconds
+        self._notes = list(notes)
+        self._latest: Metrics = {}
+        self._began = LoopState()
+        self._now = LoopState()
+        self._first_step_s = self._last_publish_s = 0.0
+        self._stopping = False
+
+    def on_start(self, state: LoopState, warnings: list[str]) -> None:
+        """Keep the curve up to where the run goes on."""
+        self._began = self._now = state
+        self._notes += warnings
+        if state.step:
+            self._notes.append(f"goes on after step {state.step}")
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= state.step]
+        self._path.write_text("".join(kept), encoding="utf-8")
+        self._curve = self._path.open("a", encoding="utf-8")
+
+    def _lines(self) -> list[str]:
+        """Return the whole lines written so far: a killed run may have left half of one."""
+        if not self._path.exists():
+            return []
+        return [line for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+
+    def on_step(self, record: StepRecord) -> None:
+        """Note a step and, now and then, publish where the run stands."""
+        self._first_step_s = self._first_step_s or time.monotonic()
+        self._now = self._now.model_copy(
+            update={
+                "step": record.step,
+                "examples": self._now.examples + record.examples,
+                "target_tokens": self._now.target_tokens + record.target_tokens,
+                "seconds": self._now.seconds + record.seconds,
+            }
+        )
+        rates = {"learning_rate": record.learning_rate, "grad_norm": record.grad_norm}
+        self._note({"step": record.step, "loss": record.loss} | rates)
+        self._latest |= {
+            "loss": record.loss,
+            "examples_per_s": self._now.examples / self._now.seconds,
+            "target_tokens_per_s": self._now.target_tokens / self._now.seconds,
+        }
+        if record.step == record.steps or time.monotonic() - self._last_publish_s >= PUBLISH_EVERY_S:
+            self._show(record.step, record.steps)
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        """Note an evaluation."""
+        self._note({"step": record.step, **{f"validation_{name}": value for name, value in record.metrics.items()}})
+        self._latest |= {"validation_loss": record.metrics["loss"]}
+
+    def on_checkpoint(self, step: int) -> None:
+        """Bring the curve up to this step to the disk."""
+        self._curve.flush()
+        os.fsync(self._curve.fileno())
+
+    def wants_stop(self) -> bool:
+        """Whether someone asked for a stop, or the time is used up."""
+        return self._stopping or time.monotonic() > self._ends_s
+
+    def close(self) -> None:
+        """Finish the curve."""
+        self._curve.close()
+
+    def _note(self, point: dict[str, float]) -> None:
+        self._curve.write(json.dumps(point) + "\n")
+
+    def _show(self, step: int, steps: int) -> None:
+        self._last_publish_s = now = time.monotonic()
+        self._stopping = self._stopping or self._stop_asked()
+        self._curve.flush()
+        done = step - self._began.step
+        left_s = (now - self._first_step_s) / (done - 1) * (steps - step) if done > 1 else None
+        state: RunState = "stopping" if self._stopping else "running"
+        self._publish(
+            RunStatus(
+                run=self._run,
+                stage="train",
+                state=state,
+                why="; ".join(self._notes),
+                step=step,
+                steps=steps,
+                metrics=self._latest,
+                eta_s=left_s,
+            )
+        )
+
+
+def read_history(directory: Path) -> list[dict[str, float]]:
+    """Return the points of a finished curve, in order."""
+    return [json.loads(line) for line in (directory / HISTORY).read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,215 @@
+"""One Ray Train worker: a job, its plan and its prepared data → the loop, and what became of it.
+
+Ray Train starts all workers anew when one is lost, and they go on from the newest checkpoint. Some ends must not be
+tried again: those that would end alike are left as the run's outcome, which the next attempt, if any, only repeats. A
+worker out of memory asks the next attempt for smaller micro-batches, which changes nothing but the layout. A worker
+that makes no progress for ``cluster.hang_timeout_s`` ends its own process, since a collective would wait for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster import errors
+from cluster.durable import replace_file
+from cluster.errors import CapacityError, HoneError, RunFailed
+from cluster.records import Plan, Record, TrainedWeights
+from cluster.runs import stop_requested, write_status
+from cluster.spec import JobSpec
+from cluster.store import Store
+from trainers.loop import EvaluationRecord, Hooks, run_loop
+from trainers.loop_state import LoopState
+from trainers.prepared import TRAIN, VALIDATION, Prepared
+from trainers.ranks import Ranks
+from trainers.recorder import Recorder
+from trainers.worker import LoopInputs, Scorer, StepRecord
+
+OUTCOME = "outcome.json"
+MICRO_BATCH = "micro_batch.json"
+EXIT_HUNG = 75
+
+
+class Outcome(Record):
+    """How training ended: with weights, with a failure that would repeat, or (neither) stopped after a checkpoint."""
+
+    trained: TrainedWeights | None = None
+    failure: tuple[str, str, str, str] | None = None
+
+    @classmethod
+    def failed(cls, error: HoneError) -> Outcome:
+        """Return the outcome that an error is."""
+        return cls(failure=(type(error).__name__, error.what, error.remedy, error.where))
+
+    def error(self) -> HoneError | None:
+        """Return the failure as the error that it was; None where there was none."""
+        if self.failure is None:
+            return None
+        kind, *parts = self.failure
+        return getattr(errors, kind, RunFailed)(*parts)
+
+
+def leave(outcome: Outcome, directory: Path) -> None:
+    """Write the outcome in one piece."""
+    replace_file(directory / OUTCOME, outcome.as_json().encode())
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Run the loop as Ray Train's worker; the outcome and rank 0's curve lie beside the checkpoints."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    directory = Path(config["directory"])
+    if (directory / OUTCOME).exists():
+        return
+    job, plan = JobSpec.model_validate(config["job"]), Plan.model_validate(config["plan"])
+    if ranks.device.type == "cpu":
+        torch.set_num_threads(max(1, int(plan.cpus_per_worker)))
+    plan, notes = with_smaller_micro_batches(plan, directory)
+    store, run = Store(config["home"]), config["run"]
+    recorder = None
+    if ranks.rank == 0:
+        recorder = Recorder(
+            run,
+            directory,
+            partial(write_status, store),
+            stop_asked=partial(stop_requested, store, run),
+            max_seconds=max_seconds(job, plan),
+            notes=notes,
+        )
+    inputs = loop_inputs(job, plan, Prepared(Path(config["prepared"])), directory)
+    try:
+        trained = run_loop(inputs, ranks, Watched(recorder, job.cluster.hang_timeout_s))
+    except RunFailed as error:  # on every rank at once
+        leave(Outcome.failed(error), directory)
+        return
+    except HoneError as error:  # perhaps on this rank alone: the others wait for it until Ray ends them
+        leave(Outcome.failed(error), directory)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            ask_for_smaller_micro_batches(plan, inputs, directory)
+        raise
+    if recorder is not None:
+        recorder.close()
+        leave(Outcome(trained=trained), directory)
+
+
+class Watched:
+    """A rank's hooks that end its process where nothing happens for too long."""
+
+    def __init__(self, hooks: Hooks | None, timeout_s: float) -> None:
+        from trainers.loop import Silent
+
+        self._hooks: Hooks = hooks or Silent()
+        self._timeout_s = timeout_s
+        self._last_s = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while time.monotonic() - self._last_s <= self._timeout_s:
+            time.sleep(min(1.0, self._timeout_s / 4))
+        print(f"no step ended for {self._timeout_s:g} s (cluster.hang_timeout_s): giving up", file=sys.stderr)
+        os._exit(EXIT_HUNG)
+
+    def _beat(self) -> None:
+        self._last_s = time.monotonic()
+
+    def on_start(self, state: LoopState, warnings: list[str]) -> None:
+        """Pass it on."""
+        self._beat()
+        self._hooks.on_start(state, warnings)
+
+    def on_step(self, record: StepRecord) -> None:
+        """Pass it on."""
+        self._beat()
+        self._hooks.on_step(record)
+        if record.step == record.steps:  # what is left is hashing and committing, which no other rank can block
+            self._last_s = inf
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        """Pass it on."""
+        self._beat()
+        self._hooks.on_evaluation(record)
+
+    def on_checkpoint(self, step: int) -> None:
+        """Pass it on."""
+        self._beat()
+        self._hooks.on_checkpoint(step)
+
+    def wants_stop(self) -> bool:
+        """Pass it on."""
+        return self._hooks.wants_stop()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or in main memory."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def ask_for_smaller_micro_batches(plan: Plan, inputs: LoopInputs, directory: Path) -> None:
+    """Let the next attempt halve its micro-batches; where one row alone is too large, leave that as the outcome."""
+    longest = int(inputs.train_tokens.lengths.max())
+    if plan.micro_batch_tokens <= longest:
+        error = CapacityError(
+            f"a single row of {longest:,} tokens does not fit into memory",
+            "lower train.max_length, set train.gradient_checkpointing, or use a higher train.zero_stage",
+            "train.max_length",
+        )
+        leave(Outcome.failed(error), directory)
+        return
+    replace_file(directory / MICRO_BATCH, json.dumps({"tokens": max(longest, plan.micro_batch_tokens // 2)}).encode())
+
+
+def with_smaller_micro_batches(plan: Plan, directory: Path) -> tuple[Plan, tuple[str, ...]]:
+    """Return the plan as an attempt that ran out of memory left it, and a note that says so."""
+    path = directory / MICRO_BATCH
+    if not path.exists():
+        return plan, ()
+    tokens = int(json.loads(path.read_text())["tokens"])
+    note = f"out of memory with micro-batches of {plan.micro_batch_tokens:,} tokens: {tokens:,} from here"
+    return plan.model_copy(update={"micro_batch_tokens": tokens}), (note,)
+
+
+def loop_inputs(job: JobSpec, plan: Plan, prepared: Prepared, directory: Path) -> LoopInputs:
+    """Return what the loop needs, from a job, its plan and a prepared data set on disk."""
+    from trainers.tokens import TokenSet
+
+    train_path, validation_path = prepared.tokens_path(TRAIN), prepared.tokens_path(VALIDATION)
+    assert train_path is not None, "a prepared data set without training tokens"
+    return LoopInputs(
+        base=job.base,
+        train=job.train,
+        plan=plan,
+        train_tokens=TokenSet.load(train_path),
+        validation_tokens=TokenSet.load(validation_path) if validation_path else None,
+        directory=directory,
+        score=_scorer(job, prepared),
+    )
+
+
+def _scorer(job: JobSpec, prepared: Prepared) -> Scorer | None:
+    if job.train.best_by in ("loss", "perplexity") or prepared.tokens_path(VALIDATION) is None:
+        return None
+    from trainers.validation_scores import validation_scorer
+
+    return validation_scorer(job, prepared)
+
+
+def max_seconds(job: JobSpec, plan: Plan) -> float:
+    """Return how long the loop may take under the job's ``max_hours`` and ``max_cost``; infinity without bounds."""
+    bounds = [inf if job.cluster.max_hours is None else job.cluster.max_hours]
+    if job.cluster.max_cost is not None and job.cluster.price_per_gpu_hour and plan.gpus_per_worker:
+        bounds.append(job.cluster.max_cost / (job.cluster.price_per_gpu_hour * plan.workers * plan.gpus_per_worker))
+    return 3600 * min(bounds)
