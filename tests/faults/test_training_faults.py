@@ -80,6 +80,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
+@slow
 def test_a_second_interrupt_leaves_at_once_and_the_run_can_still_go_on(job: Job, same: Callable[[str], None]) -> None:
     command = job.start("twice")
     command.until(lambda: command.step() > 2 * EVERY)
