@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from cluster.spec import DataSpec, JobSpec
 from cluster.sweep_spec import Choice, Expression
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?([:@][\w./-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?([:@][\w./-]+){0,2}")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::|://).*")
 EXPLICIT = re.compile(r"(\.{1,2}|~)(/.*)?|/.*")
 TEXT_ENDINGS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt"})

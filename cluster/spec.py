@@ -188,6 +188,11 @@ class ClusterSpec(Block):
         ge=10,
         description="Seconds without a finished step or evaluation after which a worker counts as hung, at least 10.",
     )
+    tokens_per_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Tokens a second that one worker trains, above 0, for the plan's hours; null: as measured before.",
+    )
     price_per_gpu_hour: float | None = Field(
         default=None, ge=0, description="US dollars for one GPU and hour, at least 0; null: unknown."
     )

@@ -16,9 +16,11 @@ from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import JobFileError
 from cluster.resources import make_plan
 from cluster.session import cluster_capacity, ray_session, refuse_local_home
+from cluster.store import Store
 from trainers.metrics import METRICS
 from trainers.plan import job_facts
 from trainers.prepared import TRAIN, Prepared
+from trainers.rates import known_rate
 from trainers.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -34,7 +36,10 @@ def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
     tokens = TokenSet.load(path)
     has_bitsandbytes = find_spec("bitsandbytes") is not None
     facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_bitsandbytes)
-    plan = make_plan(job.train, job.cluster, facts, capacity(settings))
+    found = capacity(settings)
+    on_gpu = bool(found.gpus) and job.cluster.gpus_per_worker != 0
+    rate = known_rate(job, Store(settings.home), "cuda" if on_gpu else "cpu")
+    plan = make_plan(job.train, job.cluster, facts, found, rate)
     refuse_best_by(job, prepared, plan.zero_stage)
     return plan
 

@@ -23,6 +23,8 @@ from cluster.records import TrainedWeights
 from cluster.runs import clear_stop, read_status, request_stop, stop_requested
 from cluster.stopping import stop_on_signal
 from trainers.checkpoint import best_directory
+from trainers.prepared import TRAIN
+from trainers.rates import keep_rate
 from trainers.recorder import HISTORY
 from trainers.train_worker import OUTCOME, Outcome, train_worker
 
@@ -59,7 +61,9 @@ def run(ctx: RunContext) -> None:
             raise known or _cause(error) from error
         finally:
             shutil.rmtree(ctx.store.path("ray", attempt), ignore_errors=True)
-    _commit(ctx, directory, _trained(ctx, directory))
+    trained = _trained(ctx, directory)
+    _commit(ctx, directory, trained)
+    keep_rate(ctx.job, ctx.store, ctx.run, trained, ctx.check().splits[TRAIN])
 
 
 def _trainer(ctx: RunContext, directory: Path, attempt: str) -> Any:

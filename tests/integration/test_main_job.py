@@ -138,3 +138,44 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_registers_nothing(
     assert not (run / "release").exists()
     assert json.loads((run / "status.json").read_text())["state"] == "failed"
     assert main(["evaluate", "tickets@1", "--data", str(tickets)]) == 2
+
+
+def test_used_up_time_stops_with_a_checkpoint_and_more_of_it_finishes_the_run(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_file(tmp_path, tiny_base, tickets, zero_stage=2)
+    code, result, err = run_json(capsys, "train", str(job), "--set", "cluster.max_hours=1e-5")
+    assert (code, result) == (1, {})
+    assert "max_hours" in err
+    (run,) = (path.name for path in (home / "runs").iterdir())
+    code, status, _ = run_json(capsys, "status", run)
+    assert (status["state"], status["step"] < status["steps"]) == ("stopped", True)
+    code, result, err = run_json(capsys, "resume", run, "--set", "cluster.max_hours=1")
+    assert code == 0
+    assert f"goes on after step {status['step']}" in err
+    assert result["steps"] == status["steps"]
+    code, _, err = run_json(capsys, "resume", run)
+    assert code == 2
+    assert "finished" in err
+    code, _, err = run_json(capsys, "resume", run, "--set", "train.epochs=1")
+    assert code == 2
+
+
+def test_a_mixture_is_scored_apart_from_the_task(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    general = tmp_path / "general.jsonl"
+    rows = [{"prompt": f"repeat {n * 7919}", "completion": f"{n * 7919} it is"} for n in range(100)]
+    general.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = job_file(tmp_path, tiny_base, tickets, zero_stage=1, epochs=1, gate='["general.rouge_l >= 0.0"]')
+    text = job.read_text().replace(
+        f"data: {tickets}\n", f"data: {{train: {tickets}, mix: [{{name: general, train: {general}, weight: 0.1}}]}}\n"
+    )
+    job.write_text(text)
+    code, result, _ = run_json(capsys, "train", str(job))
+    assert code == 0
+    assert "accuracy" in result["metrics"]["test"]
+    assert result["metrics"]["test_slices"].keys() == {"general"}
+    assert "rouge_l" in result["metrics"]["test_slices"]["general"]
+    assert "accuracy" not in result["metrics"]["test_slices"]["general"]
+    assert result["gate"]["rules"][0]["passed"] is True

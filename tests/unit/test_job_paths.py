@@ -69,7 +69,16 @@ def test_any_text_stays_or_becomes_absolute(text: str):
 
 
 @pytest.mark.parametrize(
-    "source", ["org/rows", "squad", "org/rows:subset", "https://h/x.jsonl", "s3://b/*.parquet", "zip://a.csv::s3://b/c"]
+    "source",
+    [
+        "org/rows",
+        "squad",
+        "org/rows:subset",
+        "org/rows@v1.2:en/train",
+        "https://h/x.jsonl",
+        "s3://b/*.parquet",
+        "zip://a.csv::s3://b/c",
+    ],
 )
 def test_a_source_that_is_no_local_path_stays(place: Path, source: str):
     assert resolved(place, data=source).data.train == [source]

@@ -93,6 +93,7 @@ def test_three_keys_are_enough_and_the_rest_has_the_designs_defaults():
             "gpus_per_worker": "auto",
             "max_failures": 3,
             "hang_timeout_s": 1800.0,
+            "tokens_per_s": None,
             "price_per_gpu_hour": None,
             "max_hours": None,
             "max_cost": None,
