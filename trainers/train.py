@@ -58,7 +58,7 @@ def run(ctx: RunContext) -> None:
         except Exception as error:
             outcome = _outcome(directory)
             known = outcome.error() if outcome else None
-            raise known or _cause(error) from error
+            raise known or _cause(error, ctx.run) from error
         finally:
             shutil.rmtree(ctx.store.path("ray", attempt), ignore_errors=True)
     trained = _trained(ctx, directory)
@@ -193,7 +193,7 @@ def _watching(ctx: RunContext) -> Generator[None]:
         ctx.progress.close()
 
 
-def _cause(error: BaseException) -> BaseException:
+def _cause(error: BaseException, run: str) -> BaseException:
     """Dig our own error out of the wrappers that Ray put around it."""
     seen: list[BaseException] = [error]
     for wrapper in seen:
@@ -203,5 +203,6 @@ def _cause(error: BaseException) -> BaseException:
         inner = [*failures.values(), *(getattr(wrapper, name, None) for name in ("_base_exc", "cause", "__cause__"))]
         seen += [e for e in inner if isinstance(e, BaseException) and not any(e is s for s in seen)]
     last = seen[-1]
-    reason = str(last).strip().splitlines()[-1][:500]
-    return RunFailed(f"training failed: {type(last).__name__}: {reason}", "run again with --debug for the traceback")
+    reason = (str(last).strip().splitlines() or [""])[0][:300]
+    go_on = f"go on with: hone resume {run} (with --debug for the traceback)"
+    return RunFailed(f"training failed: {type(last).__name__}: {reason}", go_on)
