@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import BaseModelError, JobFileError
+from trainers.packed_attention import segment_inputs
 from trainers.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -111,11 +112,9 @@ def prepare_model(base: str, train: TrainSpec, dtype: torch.dtype) -> PreTrained
     """Return the model to train: everything trainable for ``full``, adapters over a frozen base for ``lora``."""
     model = load_base(base, dtype, train.dropout)
     if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if train.method == "full":
         return model
-    if train.gradient_checkpointing:
-        model.enable_input_require_grads()
     return add_adapter(model, train)
 
 
@@ -169,21 +168,30 @@ class TargetLoss(nn.Module):
     def _drop_prompt_states(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return None if self._keep_BT is None else (inputs[0][self._keep_BT],)
 
-    def _target_logits(self, tokens_BT: Tensor, is_target_BT: Tensor) -> Tensor:
+    def _target_logits(self, tokens_BT: Tensor, is_target_BT: Tensor, segments: dict[str, Any]) -> Tensor:
         keep_BT = torch.zeros_like(is_target_BT)
         keep_BT[:, :-1] = is_target_BT[:, 1:]
         self._keep_BT = keep_BT
         try:
-            return self.model(input_ids=tokens_BT, use_cache=False).logits
+            return self.model(input_ids=tokens_BT, use_cache=False, **segments).logits
         finally:
             self._keep_BT = None
 
-    def forward(self, tokens_BT: Tensor, is_target_BT: Tensor, *, as_logits: bool = False) -> Tensor:
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        is_target_BT: Tensor,
+        segment_lengths: tuple[int, ...] | None = None,
+        *,
+        as_logits: bool = False,
+    ) -> Tensor:
         """Return the sum of -log p over target tokens, a fp32 scalar; 0 (with a graph) where there is none.
 
-        With ``as_logits`` return logits_NV that predict the target tokens, row by row.
+        ``segment_lengths`` are those of examples packed into one row (trainers.packed_attention). With ``as_logits``
+        return logits_NV that predict the target tokens, row by row.
         """
-        logits_NV = self._target_logits(tokens_BT, is_target_BT)
+        segments = segment_inputs(segment_lengths, tokens_BT.device) if segment_lengths else {}
+        logits_NV = self._target_logits(tokens_BT, is_target_BT, segments)
         if as_logits:
             return logits_NV
         labels_N = tokens_BT[:, 1:][is_target_BT[:, 1:]]

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from trainers.inference import Inference, Loaded, answers, context_tokens
 from trainers.metrics import Predictions
 from trainers.model import causal_lm
+from trainers.packed_attention import plain_attention
 from trainers.prepared import VALIDATION, Prepared
 from trainers.scoring import score
 from trainers.splits import EvaluationExample, evaluation_examples
@@ -45,7 +46,9 @@ def validation_scorer(job: JobSpec, prepared: Prepared) -> Scorer:
         asked = Inference(
             job.base, mine, max_new_tokens=job.evaluate.max_new_tokens, batch_rows=job.evaluate.batch_size
         )
-        return score(_predictions(examples, _exchanged(answers(loaded, asked), ranks), labels), [job.train.best_by])
+        with plain_attention(causal_lm(model)):
+            mine_answered = answers(loaded, asked)
+        return score(_predictions(examples, _exchanged(mine_answered, ranks), labels), [job.train.best_by])
 
     return scorer
 

@@ -26,13 +26,14 @@ from torch import Tensor
 
 from cluster.errors import RunFailed
 from cluster.records import Metrics
-from trainers.batches import Schedule, layout, pad
+from trainers.batches import Example, MicroBatch, Schedule, layout, pack, pad
 from trainers.checkpoint import Checkpoints, load_weights, read_weights
 from trainers.engine_state import MOMENTS, create_moments, set_num_steps, set_state
 from trainers.loop_state import LoopState
-from trainers.model import TargetLoss, prepare_model, trainable_parameters
+from trainers.model import TargetLoss, causal_lm, prepare_model, trainable_parameters
 from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
+from trainers.packed_attention import keeps_examples_apart
 from trainers.quiet import quiet_libraries
 from trainers.ranks import Ranks
 from trainers.shards import ShardReader
@@ -115,10 +116,20 @@ class Worker:
                 model_parameters=cast("Any", [p for _, p in trainable_parameters(self.module)]),
                 config=config,
             )[0]
-
+        self.packed = self._can_pack()
         self.restored = LoopState()
         if found is not None:
             self._restore(*found)
+
+    def _can_pack(self) -> bool:
+        """Find out whether the model keeps packed examples apart (collective)."""
+
+        def logits(examples: list[Tensor], packed: bool) -> Tensor:
+            micro = (pack if packed else pad)([(ids.numpy(), np.ones(len(ids), np.bool_)) for ids in examples])
+            return self.engine(*self._on_device(micro), as_logits=True)
+
+        self.engine.eval()
+        return keeps_examples_apart(logits, causal_lm(self.module.model))
 
     def _restore(self, path: Path, state: LoopState) -> None:
         """Give the engine, which has the checkpoint's weights, its moments (collective)."""
@@ -205,26 +216,35 @@ class Worker:
         self.checkpoints.save_best(list(trainable_parameters(self.module.model)), step, probe)
 
     def _probe(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Score the shortest few rows, the same on every rank."""
+        """Score the shortest few rows, the same on every rank; the tokens and targets returned are padded."""
         tokens = self.inputs.validation_tokens or self.inputs.train_tokens
-        rows = np.argsort(tokens.lengths, kind="stable")[:PROBE_EXAMPLES]
-        tokens_BT, is_target_BT = self._tensors(tokens, rows.tolist())
-        cut = is_target_BT.flatten().cumsum(0).reshape(is_target_BT.shape) > PROBE_TARGETS
-        is_target_BT = is_target_BT & ~cut
+        examples: list[Example] = []
+        left = PROBE_TARGETS
+        for row in np.argsort(tokens.lengths, kind="stable")[:PROBE_EXAMPLES].tolist():
+            ids, is_target = tokens.example(row)
+            kept = is_target & (is_target.cumsum() <= left)
+            left -= int(kept.sum())
+            examples.append((ids, kept))
+        padded = pad(examples)
         self.engine.eval()
         with torch.no_grad():
-            return tokens_BT, is_target_BT, self.engine(tokens_BT, is_target_BT, as_logits=True)
+            logits_NV = self.engine(*self._on_device(pack(examples) if self.packed else padded), as_logits=True)
+        return torch.from_numpy(padded.tokens_BT), torch.from_numpy(padded.is_target_BT), logits_NV
 
     def _my_micro_batches(self, tokens: TokenSet, examples: np.ndarray) -> Iterator[list[int]]:
         lengths = tokens.lengths[examples].tolist()
-        share = layout(lengths, self.ranks.world_size, self.inputs.plan.micro_batch_tokens)[self.ranks.rank]
+        bound, packed = self.inputs.plan.micro_batch_tokens, self.packed
+        share = layout(lengths, self.ranks.world_size, bound, packed=packed)[self.ranks.rank]
         for micro in share:
             yield [int(examples[position]) for position in micro]
 
-    def _tensors(self, tokens: TokenSet, rows: list[int]) -> tuple[Tensor, Tensor]:
-        micro = pad([tokens.example(row) for row in rows])
+    def _tensors(self, tokens: TokenSet, rows: list[int]) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
+        return self._on_device((pack if self.packed else pad)([tokens.example(row) for row in rows]))
+
+    def _on_device(self, micro: MicroBatch) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
         device = self.ranks.device
-        return torch.from_numpy(micro.tokens_BT).to(device), torch.from_numpy(micro.is_target_BT).to(device)
+        tokens_BT, is_target_BT = (torch.from_numpy(x).to(device) for x in (micro.tokens_BT, micro.is_target_BT))
+        return tokens_BT, is_target_BT, micro.segment_lengths
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         if self.ranks.world_size > 1:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.batches import Schedule, layout, pad
+from trainers.batches import Schedule, layout, pack, pad
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 5))
@@ -47,7 +47,7 @@ def test_layout_uses_every_row_once_and_gives_ranks_equal_counts(lengths: list[i
 
 @given(rows, st.integers(1, 5), st.integers(64, 4096))
 def test_micro_batches_stay_within_the_bound(lengths: list[int], ranks: int, bound: int) -> None:
-    for share in layout(lengths, ranks, bound):
+    for share in layout(lengths, ranks, bound, packed=False):
         for micro in share:
             padded = len(micro) * max((lengths[row] for row in micro), default=0)
             assert padded <= bound or len(micro) == 1
@@ -67,7 +67,7 @@ def test_grouping_by_length_pads_less_than_half_of_an_unsorted_batch() -> None:
         return sum(len(group) * max(lengths[row] for row in group) for group in groups if group)
 
     unsorted = padded([list(range(start, start + 16)) for start in range(0, 64, 16)])
-    grouped = padded([micro for share in layout(lengths, 2, 16 * 90) for micro in share])
+    grouped = padded([micro for share in layout(lengths, 2, 16 * 90, packed=False) for micro in share])
     assert grouped - sum(lengths) < 0.5 * (unsorted - sum(lengths))
 
 
@@ -86,3 +86,26 @@ def test_an_empty_share_still_gives_a_forward_pass_without_targets() -> None:
     micro = pad([])
     assert micro.tokens_BT.shape[0] == 1
     assert not micro.is_target_BT.any()
+
+
+@given(rows, st.integers(1, 5), st.integers(64, 4096))
+def test_packed_micro_batches_hold_each_row_once_within_the_bound(lengths: list[int], ranks: int, bound: int) -> None:
+    dealt = layout(lengths, ranks, bound)
+    assert sorted(row for share in dealt for micro in share for row in micro) == list(range(len(lengths)))
+    assert len({len(share) for share in dealt}) == 1
+    for share in dealt:
+        for micro in share:
+            assert sum(lengths[row] for row in micro) <= bound or len(micro) == 1
+
+
+def test_packing_strings_rows_together_and_never_targets_a_first_token() -> None:
+    micro = pack(
+        [
+            (np.array([5, 6, 7], dtype=np.int32), np.array([True, True, True])),
+            (np.array([8, 9], dtype=np.int32), np.array([True, False])),
+        ]
+    )
+    assert micro.tokens_BT.tolist() == [[5, 6, 7, 8, 9]]
+    assert micro.is_target_BT.tolist() == [[False, True, True, False, False]]
+    assert micro.segment_lengths == (3, 2)
+    assert pack([]).segment_lengths == (2,)
