@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCHMARKS := audit_planted audit_scale demo_seeds train_throughput
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup demo check test faults docs bench clean
@@ -45,9 +46,9 @@ faults: setup  ## every test that kills processes, damages files or fills disks
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m tests.generated_docs
 
-bench: setup  ## benchmarks (each prints its own results)
+bench: setup  ## benchmarks, an hour or more (each prints its own results)
 	@$(BIN)/pip install --quiet --quiet -c constraints.txt -e ".[bench]"
-	@for script in benchmarks/*.py; do echo "bench: $$script"; $(BIN)/python $$script; done
+	@for name in $(BENCHMARKS); do echo "bench: $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 clean:  ## remove .venv, .hone and caches
 	@rm -rf $(VENV) .hone .pytest_cache .ruff_cache .import_linter_cache *.egg-info

@@ -130,9 +130,7 @@ def compare(name: str, folder: Path, method: str, asked: argparse.Namespace) -> 
         for contestant in CONTESTANTS:
             found[contestant].append(run(contestant, folder, method, asked.steps, asked.threads))
     print(f"\n## {name}, {method}\n")
-    print(
-        "| contestant | examples/s: median (least to most) | ours over it: median (least to most) | held-out loss |"
-    )
+    print("| contestant | examples/s: median (least to most) | ours over it: median (least to most) | held-out loss |")
     print("|---|---:|---:|---:|")
     for contestant, runs in found.items():
         rates = [one["examples_per_s"] for one in runs]

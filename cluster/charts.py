@@ -1,22 +1,26 @@
-"""Numbers → bars and histograms as inline SVG, for the pages of ``cluster.pages``.
+"""Numbers → bars, intervals and histograms as inline SVG, for the pages of ``cluster.pages``.
 
 A chart is read without colour and without a pointer: every bar has its number beside it or on an axis, and a bound is
-a dashed line with its name. Bars are drawn in per cent of their cell, so they follow the width of the page.
+a dashed line with its name. Bars and intervals are drawn in per cent of their cell, so they follow the width of the
+page. Lines over steps are in ``cluster.curves``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup
 
-from cluster.pages import Cell, joined, visible
+from cluster.pages import Cell, element, joined, visible
 
 WIDTH, HEIGHT = 760, 230
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 26, 44
 MAX_REACH = 1.5
 """A bound further to the right than this many times the last bar is named at the edge instead of drawn to scale."""
+
+DotKind = Literal["full", "hollow", "square", "hollow square"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,21 @@ class Bound:
     name: str
 
 
+@dataclass(frozen=True)
+class Span:
+    """A value with its interval, if it has one, drawn with a dot of a ``kind`` and written beside it.
+
+    Spans of one ``group``, which is written before the first of them, follow each other.
+    """
+
+    group: str
+    label: str
+    value: float
+    shown: str
+    interval: tuple[float, float] | None = None
+    kind: DotKind = "full"
+
+
 def bars(found: Sequence[Bar], whole: float = 0.0) -> Markup:
     """Return horizontal bars, the longest (or ``whole``) as long as the cell."""
     most = max([whole, *(bar.value for bar in found)], default=0.0) or 1.0
@@ -62,6 +81,59 @@ def _bar(share: float) -> Markup:
         '<svg aria-hidden="true"><rect class="track" width="100%" height="100%" rx="3"/>'
         '<rect class="bar" width="{:.2f}%" height="100%" rx="3"/></svg>'
     ).format(max(100 * share, 0.3 if share else 0.0))
+
+
+def spans(found: Sequence[Span], ticks: Sequence[float]) -> Markup:
+    """Return values as dots with whiskers, one a row, on one axis from the first to the last of the ``ticks``."""
+    low, high = ticks[0], ticks[-1]
+
+    def percent(value: float) -> float:
+        return 100 * min(max((value - low) / (high - low), 0.0), 1.0)
+
+    grid = joined(
+        Markup('<line class="grid" x1="{0:.2f}%" x2="{0:.2f}%" y1="0" y2="100%"/>').format(percent(tick))
+        for tick in ticks
+    )
+    rows = joined(
+        Markup(
+            '<tr class="{}"><td>{}{}</td><td><svg aria-hidden="true">{}{}</svg></td><td class="number">{}</td></tr>'
+        ).format(
+            "first" if is_first else "",
+            element("code", span.group) if is_first else Markup(""),
+            element("small", span.label),
+            grid,
+            _span(span, percent),
+            span.shown,
+        )
+        for is_first, span in _firsts(found)
+    )
+    labels = joined(
+        Markup('<text x="{:.2f}%" y="12" text-anchor="middle">{:g}</text>').format(percent(tick), tick)
+        for tick in ticks
+    )
+    axis = Markup('<tr aria-hidden="true"><td></td><td><svg>{}</svg></td><td></td></tr>').format(labels)
+    return Markup('<div class="wide"><table class="bars spans"><tbody>{}{}</tbody></table></div>').format(rows, axis)
+
+
+def _firsts(found: Sequence[Span]) -> Iterator[tuple[bool, Span]]:
+    for place, span in enumerate(found):
+        yield not place or found[place - 1].group != span.group, span
+
+
+def _span(span: Span, percent: Callable[[float], float]) -> Markup:
+    at = percent(span.value)
+    whisker = Markup("")
+    if span.interval is not None:
+        ends = [percent(end) for end in span.interval]
+        whisker = Markup('<line class="whisker" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>').format(*ends)
+        whisker += joined(
+            Markup('<line class="whisker" x1="{0:.2f}%" x2="{0:.2f}%" y1="25%" y2="75%"/>').format(end) for end in ends
+        )
+    if span.kind.endswith("square"):
+        dot = '<rect class="dot {}" x="{:.2f}%" y="50%" width="9" height="9" transform="translate(-4.5 -4.5)"/>'
+    else:
+        dot = '<circle class="dot {}" cx="{:.2f}%" cy="50%" r="5"/>'
+    return whisker + Markup(dot).format(span.kind, at)
 
 
 def histogram(bins: Bins, unit: str, name: str, bound: Bound | None = None) -> Markup:

@@ -146,11 +146,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from cluster.starter import starter_job
+    from cluster.starter import starter_job, write_new
 
-    if arguments.file.exists():
-        raise UsageError(f"{arguments.file} exists already", "name another file, or remove it")
-    arguments.file.write_text(starter_job(arguments.name, arguments.base, arguments.data), encoding="utf-8")
+    write_new(arguments.file, starter_job(arguments.name, arguments.base, arguments.data))
     print(f"wrote {arguments.file}; next: hone check {arguments.file}", file=sys.stderr)
     return 0
 
@@ -161,9 +159,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from cluster.tables import check_lines
 
     job = load_job(arguments.job, arguments.set)
-    report = pipeline.entry("trainers.prepare:check")(job, _settings(), _progress(), page=arguments.report)
-    _emit(report, check_lines(report), as_json=arguments.json)
-    return 0 if report.ok else UsageError.exit_code
+    checked = pipeline.entry("trainers.prepare:check")(job, _settings(), _progress(), page=arguments.report)
+    _emit(checked.report, check_lines(checked.report, checked.refused), as_json=arguments.json)
+    if checked.refused is not None:
+        sys.stdout.flush()
+        raise checked.refused
+    return 0 if checked.report.ok else UsageError.exit_code
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -183,7 +184,8 @@ def _finished(result: TrainResult, settings: Settings, *, as_json: bool) -> int:
     from cluster import pipeline
     from cluster.tables import result_lines
 
-    _emit(result, result_lines(result, pipeline.Registry(settings).ui_command()), as_json=as_json)
+    report = pipeline.report_path(settings, result.run)
+    _emit(result, result_lines(result, report, pipeline.Registry(settings).ui_command()), as_json=as_json)
     return 0 if result.gate.decision == "accept" else EXIT_GATE
 
 

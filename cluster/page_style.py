@@ -10,7 +10,7 @@ STYLE = """
 :root {
   --paper: #ffffff; --panel: #f5f7fa; --line: #d5dbe5; --ink: #1b2330; --soft: #566074; --link: #1d57b0;
   --bar: #6b8fc9; --bar-edge: #47689f; --cut: #d08a2e; --target: #cdebd6; --target-edge: #157a43;
-  --special: #e4e0f5; --odd: #8a3b7d;
+  --special: #e4e0f5; --odd: #8a3b7d; --second: #b4521a;
   --good: #157a43; --good-back: #e5f5ea; --error: #b0241c; --error-back: #fdecea;
   --warning: #805300; --warning-back: #fff3d9; --note: #35568a; --note-back: #eaf0fa;
 }
@@ -18,7 +18,7 @@ STYLE = """
   :root {
     --paper: #11151b; --panel: #1a2029; --line: #333d4b; --ink: #e3e8f0; --soft: #9ca8ba; --link: #8ab8ff;
     --bar: #4f77b8; --bar-edge: #86abe6; --cut: #c9863a; --target: #1a4a30; --target-edge: #62d391;
-    --special: #3a3358; --odd: #e5a3d8;
+    --special: #3a3358; --odd: #e5a3d8; --second: #f0a05c;
     --good: #6fd69a; --good-back: #15291e; --error: #ff9087; --error-back: #331917;
     --warning: #f0c264; --warning-back: #2e2513; --note: #a3c4f7; --note-back: #182436;
   }
@@ -112,6 +112,52 @@ summary { cursor: pointer; color: var(--link); }
 .marker { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 5 3; }
 .chart .marked { fill: var(--ink); font-weight: 600; }
 
+.spans td { padding-top: 0; padding-bottom: 0; } .spans .first td { padding-top: .7rem; }
+.spans td:first-child { text-align: right; } .spans td code { float: left; margin-right: .8rem; }
+.spans td:nth-child(2) { padding-left: .5rem; padding-right: 1.4rem; }
+.spans svg { height: 1.55rem; overflow: visible; }
+.spans td small { display: inline; white-space: nowrap; }
+.spans .grid, .lines .grid { stroke: var(--line); }
+.spans text, .lines text, .ticks text { fill: var(--soft);
+  font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
+  font-variant-numeric: tabular-nums; }
+.whisker { stroke: var(--bar-edge); stroke-width: 2; }
+.dot { fill: var(--bar-edge); stroke: var(--bar-edge); stroke-width: 2; } .dot.hollow { fill: var(--paper); }
+
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.75rem 2rem;
+  margin-top: 1.5rem; }
+.curve { margin: 0; min-width: 0; break-inside: avoid; }
+.curve figcaption { font-size: .9rem; color: var(--soft); } .curve figcaption b { color: var(--ink); }
+.plot { display: flex; margin-top: .35rem; } .plot > svg { display: block; }
+.ticks { flex: none; } .lines { min-width: 0; overflow: visible; }
+.lines .axis { stroke: var(--soft); }
+.lines .marked { fill: var(--ink); font-weight: 600; stroke: var(--paper); stroke-width: 4; paint-order: stroke; }
+.curve polyline { fill: none; stroke: var(--bar-edge); stroke-width: 2; vector-effect: non-scaling-stroke;
+  stroke-linejoin: round; }
+.curve polyline.faint { stroke: var(--bar); stroke-width: 1; opacity: .65; }
+.curve polyline.second { stroke: var(--second); }
+.curve circle { fill: var(--bar-edge); } .curve circle.second { fill: var(--second); }
+.keys { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; margin: .35rem 0 0; padding: 0 0 0 54px; list-style: none;
+  font-size: .85rem; color: var(--soft); }
+.keys svg { vertical-align: -2px; }
+
+.tally { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: .75rem 0; padding: 0; list-style: none; }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: .5rem 1.5rem;
+  margin-top: .6rem; padding-top: .5rem; border-top: 1px dashed var(--line); }
+.answers p { margin: 0 0 .2rem; }
+.turn dd > div + div { border-top: 1px dotted var(--line); }
+.wide table.confusion { min-width: 0; width: auto; font-size: .85rem; font-variant-numeric: tabular-nums; }
+.confusion th, .confusion td { border: 1px solid var(--line); padding: .2rem .35rem; min-width: 1.9rem; }
+.confusion td { text-align: center; vertical-align: middle; color: var(--ink); }
+.confusion th { white-space: nowrap; } .confusion tbody th { position: sticky; left: 0; background: var(--paper); }
+.confusion thead th { text-align: center; vertical-align: bottom; }
+.confusion thead th:first-child { text-align: left; }
+.confusion thead span { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 12rem; }
+.confusion .hit { background: color-mix(in srgb, var(--target-edge) var(--shade, 0%), var(--paper)); }
+.confusion .miss { background: color-mix(in srgb, var(--cut) var(--shade, 0%), var(--paper)); }
+.shade-1 { --shade: 8%; } .shade-2 { --shade: 16%; } .shade-3 { --shade: 24%; } .shade-4 { --shade: 33%; }
+.shade-5 { --shade: 42%; }
+
 .tokens { line-height: 2.05; font-size: .9rem; background: var(--panel); border: 1px solid var(--line);
   border-radius: .5rem; padding: .9rem 1rem; overflow-wrap: anywhere; }
 .tokens span, .tokens mark, .legend span, .legend mark { white-space: pre-wrap; padding: .1rem 0;
@@ -132,6 +178,7 @@ summary { cursor: pointer; color: var(--link); }
   body { padding-top: 1.25rem; }
   .facts div, .turn { grid-template-columns: 1fr; gap: 0; }
   .finding { padding: .7rem .8rem; }
+  .spans td code { float: none; display: block; margin: 0; text-align: left; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 11pt; } nav { display: none; }

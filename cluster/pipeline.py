@@ -8,6 +8,7 @@ status and its MLflow run end in a truthful state.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import HoneError, RunStopped, StoreError, UsageError
 from cluster.jobfile import dump_job, load_job
+from cluster.phases import Phase, note_phase, timed
 from cluster.records import CheckReport, Plan, RunState, RunStatus, TrainResult
 from cluster.registry import Registry, RunOutcome
 from cluster.runs import RUNS, claim_run, find_run, new_run_id, read_status, reconciled_status, write_status
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec
 
 
+DATA = "data"
 CHECK_PAGE = "check.html"
+REPORT_PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ TRAINING: tuple[Stage, ...] = (
     Stage("gate", "trainers.acceptance:run", "gate.json"),
     Stage("release", "trainers.release:run", "release"),
     Stage("register", "trainers.registration:run", "result.json"),
+    Stage("report", "trainers.train_page:run", REPORT_PAGE),
 )
 
 
@@ -95,8 +100,11 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
     Whatever can be refused is refused before the run exists. Raises the HoneError that ended it; nothing is
     registered then.
     """
+    began_s = time.monotonic()
     ready = entry("trainers.prepare:ready")(job, settings, progress)
+    took_s = time.monotonic() - began_s
     ctx = start_run(job, ready, settings, progress, now)
+    note_phase(ctx.store, ctx.run, Phase(stage=DATA, took_s=took_s, done=True))
     with _accounted(ctx):
         run_stages(ctx, TRAINING)
     return TrainResult.model_validate(ctx.store.get_json(RUNS, ctx.run, "result.json"))
@@ -118,7 +126,8 @@ def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence
     job = load_job(Path(store.path(RUNS, run, "job.yaml")), overrides)
     ctx = RunContext(run, job, settings, store, Registry(settings), progress)
     if overrides:
-        _keep_data(ctx, entry("trainers.prepare:ready")(job, settings, progress))
+        with timed(store, run, DATA):
+            _keep_data(ctx, entry("trainers.prepare:ready")(job, settings, progress))
     claim_run(store, run)
     ctx.registry.reopen_run(run)
     progress.say(f"run {run} goes on")
@@ -153,6 +162,11 @@ def _keep_data(ctx: RunContext, ready: Any) -> None:
     ctx.store.put_text(ready.page, RUNS, ctx.run, CHECK_PAGE)
 
 
+def report_path(settings: Settings, run: str) -> str:
+    """Return where the page of a finished run lies."""
+    return Store(settings.home).path(RUNS, run, REPORT_PAGE)
+
+
 def flat_parameters(block: dict[str, Any], prefix: str = "") -> dict[str, object]:
     """Return a job's values under dotted keys, blocks opened, lists kept whole."""
     flat: dict[str, object] = {}
@@ -165,23 +179,29 @@ def flat_parameters(block: dict[str, Any], prefix: str = "") -> dict[str, object
 
 
 def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
-    """Run the stages in order, skipping those whose artifact is committed.
+    """Run the stages in order and time them, from the one after the last whose artifact is committed.
 
     Ray is up only from the first stage that needs it to the last.
     """
-    last_on_ray = max((i for i, stage in enumerate(stages) if stage.on_ray), default=-1)
+    left = _left(ctx, stages)
+    last_on_ray = max((i for i, stage in enumerate(left) if stage.on_ray), default=-1)
     with ExitStack() as while_needed:
         up = False
-        for place, stage in enumerate(stages):
-            if stage.leaves in ctx.store.list(RUNS, ctx.run):
-                continue
+        for place, stage in enumerate(left):
             _enter(ctx, stage)
-            if stage.on_ray and not up:
-                while_needed.enter_context(ray_session(address=ctx.settings.ray_address))
-                up = True
-            entry(stage.entry)(ctx)
-            if place == last_on_ray:
-                while_needed.close()
+            with timed(ctx.store, ctx.run, stage.name):
+                if stage.on_ray and not up:
+                    while_needed.enter_context(ray_session(address=ctx.settings.ray_address))
+                    up = True
+                entry(stage.entry)(ctx)
+                if place == last_on_ray:
+                    while_needed.close()
+
+
+def _left(ctx: RunContext, stages: Sequence[Stage]) -> Sequence[Stage]:
+    """Return the stages after the last one that left its artifact: what came before it may have been cleared away."""
+    there = ctx.store.list(RUNS, ctx.run)
+    return stages[max((place + 1 for place, stage in enumerate(stages) if stage.leaves in there), default=0) :]
 
 
 def _enter(ctx: RunContext, stage: Stage) -> None:

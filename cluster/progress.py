@@ -56,10 +56,10 @@ class Progress:
                 total=status.steps,
                 file=self._stream,
                 unit="step",
-                bar_format="  {percentage:3.0f} %|{bar:24}| {n_fmt}/{total_fmt} {postfix}",
+                bar_format="  {percentage:3.0f} %|{bar:24}| {n_fmt}/{total_fmt}  {desc}",
             )
         self._bar.n = status.step
-        self._bar.set_postfix_str(numbers(status))
+        self._bar.set_description_str(numbers(status))
 
 
 def numbers(status: RunStatus) -> str:

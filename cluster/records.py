@@ -49,6 +49,14 @@ class Finding(Record):
     detail: str = Field(default="", description="what was seen, with its values")
 
 
+class Fixed(Record):
+    """What one fix asked for in ``data.audit.fix`` did."""
+
+    mended: int = Field(default=0, description="rows whose text was changed in place")
+    dropped: int = 0
+    rows: list[str] = Field(default_factory=list, description="the first places, as FILE:LINE")
+
+
 class SplitCount(Record):
     """How large one split is, in rows and tokens."""
 
@@ -88,6 +96,7 @@ class CheckReport(Record):
     findings: list[Finding]
     splits: dict[str, SplitCount]
     plan: Plan | None
+    fixed: dict[str, Fixed] = Field(default_factory=dict, description="what each fix did, where it did anything")
 
 
 class Interval(Record):
@@ -168,12 +177,15 @@ class TrainedWeights(Record):
     examples: int
     target_tokens: int
     seconds: float = Field(description="time in training steps, without evaluation and saving")
+    evaluation_s: float = Field(description="time in evaluations")
+    saving_s: float = Field(description="time in which the loop waited for checkpoints and best weights")
     best_step: int
     best_value: float
     validation: Metrics
     stopped_early: bool
     throughput: Throughput
     device: str
+    device_name: str = Field(description="the device's model, as far as it says")
     world_size: int
     zero_stage: int
 

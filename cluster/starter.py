@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 from cluster.blocks import NAME_PATTERN
 from cluster.errors import UsageError
@@ -98,6 +99,19 @@ def starter_job(name: str, base: str, data: str) -> str:
         if not value or not value.isprintable():
             raise UsageError(f"{value!r} cannot be {key}", "Name a directory, a file, a URL or a hub id.")
     return STARTER.format(name=_scalar(name), base=_scalar(base), data=_scalar(data))
+
+
+def write_new(file: Path, text: str) -> None:
+    """Write the text to a file that is not there yet. Raises UsageError where it is, or cannot be written."""
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{file} exists already", "name another file, or remove it") from error
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be written: {error.strerror}", "name a file in a directory that is there and yours"
+        ) from error
 
 
 def _scalar(value: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from cluster.records import Interval
 
 if TYPE_CHECKING:
+    from cluster.errors import HoneError
     from cluster.records import CheckReport, EvalReport, GateReport, Metrics, RunStatus, TrainResult
 
 
@@ -27,13 +28,19 @@ def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     ]
 
 
-def check_lines(report: CheckReport) -> list[str]:
-    """Return what `hone check` shows: splits, findings, plan, verdict."""
+def check_lines(report: CheckReport, refused: HoneError | None = None) -> list[str]:
+    """Return what `hone check` shows: splits, fixes, findings, plan, verdict; ``refused`` is why there is no plan."""
     from cluster.resources import format_plan
 
     head = [["split", "rows", "tokens", "target tokens"]]
     splits = [[name, f"{s.rows:,}", f"{s.tokens:,}", f"{s.target_tokens:,}"] for name, s in report.splits.items()]
     lines = columns(head + splits) if splits else []
+    if report.fixed:
+        lines.append("")
+    for code, fix in report.fixed.items():
+        done = [f"{num:,} rows {what}" for num, what in ((fix.mended, "mended"), (fix.dropped, "dropped")) if num]
+        more = ", …" if fix.mended + fix.dropped > 3 else ""
+        lines.append(f"  fixed    {code}: {', '.join(done)} ({', '.join(fix.rows[:3])}{more})")
     if report.findings:
         lines.append("")
     for finding in report.findings:
@@ -44,11 +51,16 @@ def check_lines(report: CheckReport) -> list[str]:
     if report.plan is not None:
         lines += ["", *(f"  {line}" for line in format_plan(report.plan))]
     verdict = "fit to train on" if report.ok else "not fit to train on: mend the errors above"
+    if report.ok and refused is not None:
+        verdict = "the data is fit to train on, but the run is refused"
     return [*lines, "", f"  {verdict}"]
 
 
-def result_lines(result: TrainResult, ui_command: str) -> list[str]:
-    """Return a finished run: base against tuned with intervals, the gate, where the release is, what to do next."""
+def result_lines(result: TrainResult, report: str, ui_command: str) -> list[str]:
+    """Return a finished run: base against tuned with intervals, the gate, where the release is, what to do next.
+
+    ``report`` is where the run's page lies, ``ui_command`` shows the run in MLflow.
+    """
     lines = [""]
     for kind in ("", "_slices"):
         for split, tuned in _by_test(result.metrics.get(f"test{kind}", {})).items():
@@ -57,6 +69,7 @@ def result_lines(result: TrainResult, ui_command: str) -> list[str]:
     if result.version is not None:
         lines.append(f"  version  {result.version}")
     lines += [
+        f"  report   {report}",
         f"  training {result.steps:,} steps, {result.throughput.examples_per_s:,.0f} examples/s, "
         f"{result.throughput.target_tokens_per_s:,.0f} target tokens/s",
         "",

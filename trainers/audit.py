@@ -11,6 +11,7 @@ Left out: changing the rows, which ``audit_fixes`` does where the user asks for 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,8 @@ WEIGHTS = ("error", "warning", "note")
 REMEDIES = {
     "target_missing": "Fill in the answers, or drop the rows: audit: {fix: [target_missing]}; they teach nothing.",
     "turn_empty": "Fill in the turns, or drop the rows: audit: {fix: [turn_empty]}.",
-    "roles_broken": "Write turns as system, user, assistant, user, …, or drop the rows: audit: {fix: [roles_broken]}.",
+    "roles_broken": "Write turns as system, user, assistant, user, … as the template reads them, or drop the rows: "
+    "audit: {fix: [roles_broken]}.",
     "format_mixed": "Write every row of a file in one format; rows that cannot be read are left out.",
 }
 
@@ -47,9 +49,10 @@ def audit(data: AuditData, spec: AuditSpec) -> list[Finding]:
     return [finding for finding, _ in weighed(data, spec)]
 
 
-def weighed(data: AuditData, spec: AuditSpec) -> list[tuple[Finding, Evidence]]:
-    """Return all findings as ``audit`` does, each with the evidence behind it."""
-    found = [(evidence.finding(data.rows, spec.allow), evidence) for evidence in audit_evidence(data, spec)]
+def weighed(data: AuditData, spec: AuditSpec, further: Sequence[Evidence] = ()) -> list[tuple[Finding, Evidence]]:
+    """Return all findings as ``audit`` does, each with the evidence behind it; ``further`` was found elsewhere."""
+    every = [*audit_evidence(data, spec), *further]
+    found = [(evidence.finding(data.rows, spec.allow), evidence) for evidence in every]
     return sorted(found, key=lambda pair: WEIGHTS.index(pair[0].severity))
 
 
@@ -93,6 +96,8 @@ def _problem_evidence(data: AuditData, spec: AuditSpec) -> list[Evidence]:
         detail = "; ".join(f"{what} ×{times:,}" for what, times in ranked[:3])
         if unread:
             detail += f"; {counted(len(unread), 'row')} could not be read"
+        if code == "target_missing":
+            detail += "; they are left out of training and of every split that judges"
         every_row = code == "target_missing" and np.isin(data.train, rows).all()
         severity = "error" if code == "roles_broken" or every_row else "warning"
         evidence.append(Evidence(code, severity, rows, detail, remedy, unread))

@@ -19,6 +19,7 @@ from trainers.duplicates import RowHashes
 from trainers.minhash import NearPairs
 from trainers.personal_data import mask_personal_data
 from trainers.rows import Row, SourceProblem
+from trainers.tasks import is_answered
 
 Indices = NDArray[np.int64]
 NUM_SHOWN = 5
@@ -71,6 +72,16 @@ class AuditData:
         return self.rows_of(TRAIN)
 
     @cached_property
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether each row has an answer, shape (N,)."""
+        return np.fromiter((is_answered(row) for row in self.rows), np.bool_, len(self.rows))
+
+    @cached_property
+    def kept(self) -> NDArray[np.bool_]:
+        """Whether each row is used, shape (N,): it has an answer, of which ``max_length`` leaves a target token."""
+        return self.answered if self.tokens is None else self.answered & (self.tokens.kept_targets > 0)
+
+    @cached_property
     def labels(self) -> list[str | None]:
         """Each row's class, or None."""
         return [row.label for row in self.rows]
@@ -78,7 +89,7 @@ class AuditData:
     @cached_property
     def is_classification(self) -> bool:
         """True where the answer of nearly every row is its label."""
-        num_labelled = sum(row.label is not None and row.label == row.completion for row in self.rows)
+        num_labelled = sum(row.is_labelled for row in self.rows)
         return num_labelled > 0.9 * len(self.rows)
 
 

@@ -3,7 +3,8 @@
 Only what the user asked for is changed, and it is counted. Damaged encoding, control characters and personal data are
 mended in place, in every turn, the label and the references; a row whose characters are lost for good is dropped. For
 every other code the rows that the audit would have go are dropped. Mending comes first, since it can make two rows
-equal. Files given for validation and test are fixed as well, except that a leak is always mended in training.
+equal. Files given for validation and test are fixed as well, except that a leak is always mended in training, and so
+are the rows drawn from further sources, which count as training rows here.
 
 Left out: anything that would have to invent text, and a second round (dropping rows can make a class rare).
 """
@@ -11,13 +12,14 @@ Left out: anything that would have to invent text, and a second round (dropping 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster.errors import JobFileError
+from cluster.errors import DataError, JobFileError
+from cluster.records import Fixed
 from trainers.audit_evidence import NUM_SHOWN, AuditData, Evidence, TokenCounts
 from trainers.audit_labels import balance_evidence, suspect_evidence
 from trainers.audit_sets import conflict_evidence, duplicate_evidence, leakage_evidence
@@ -26,8 +28,8 @@ from trainers.audit_text import encoding_damage, repaired, text_evidence, withou
 from trainers.duplicates import NearTexts, row_hashes
 from trainers.minhash import near_duplicate_pairs
 from trainers.personal_data import mask_personal_data
-from trainers.report_records import Fixed
 from trainers.row_file import ChainedRows, PickedRows
+from trainers.tasks import is_answered
 from trainers.turns import order_fault
 
 if TYPE_CHECKING:
@@ -60,12 +62,14 @@ def fix_rows(
     spec: AuditSpec,
     count_tokens: Callable[[Sequence[Row]], TokenCounts] | None = None,
     keep_mended: Callable[[Iterable[Row]], Sequence[Row]] = list,
+    further: Collection[str] = (),
 ) -> tuple[Parts, dict[str, Fixed]]:
-    """Return the rows of every part (``train`` and the splits given as files) after the fixes, and code → what it did.
+    """Return the rows of every part after the fixes, and code → what it did.
 
-    A row that several codes would drop is counted for the first of them in ``spec.fix``; ``keep_mended`` says where
-    rows that were mended are kept. Raises JobFileError where
-    rows are to be dropped by their tokens and there is no ``count_tokens``.
+    Parts are ``train``, the splits given as files, and the ``further`` sources that are trained on as well. A row that
+    several codes would drop is counted for the first of them in ``spec.fix``; ``keep_mended`` says where rows that
+    were mended are kept. Raises JobFileError where rows are to be dropped by their tokens and there is no
+    ``count_tokens``.
     """
     if count_tokens is None and (asked := sorted(COUNTED_IN_TOKENS & set(spec.fix))):
         raise JobFileError(
@@ -75,24 +79,40 @@ def fix_rows(
         )
     names = list(parts)
     rows: Sequence[Row] = ChainedRows(parts.values())
-    split_of = np.repeat(np.arange(len(names)), [len(parts[name]) for name in names])
+    part_of = np.repeat(np.arange(len(names)), [len(parts[name]) for name in names])
+    split_of = np.asarray([0 if name in further else place for place, name in enumerate(names)], np.int64)[part_of]
     changes: Changes = defaultdict(Change)
     if codes := [code for code in spec.fix if code in MENDERS]:
         rows = keep_mended(_all_mended(rows, codes, changes))
     keep = np.ones(len(rows), np.bool_)
-    for code, gone in _rows_to_drop(rows, split_of, names, spec, count_tokens):
+    given = [name for name in names[1:] if name not in further]
+    for code, gone in _rows_to_drop(rows, split_of, names, given, spec, count_tokens):
         gone = gone[keep[gone]]
         keep[gone] = False
         changes[code].dropped += len(gone)
         changes[code].rows += [rows[index].where for index in gone[:NUM_SHOWN].tolist()]
     fixed: Parts = {
-        name: PickedRows(rows, np.flatnonzero((split_of == place) & keep)) for place, name in enumerate(names)
+        name: PickedRows(rows, np.flatnonzero((part_of == place) & keep)) for place, name in enumerate(names)
     }
     return fixed, {
         code: Fixed(mended=change.mended, dropped=change.dropped, rows=change.rows[:NUM_SHOWN])
         for code, change in changes.items()
         if change.mended or change.dropped
     }
+
+
+def refuse_emptied(
+    before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]], fixed: Mapping[str, Fixed]
+) -> None:
+    """Raise DataError where the fixes dropped every row of a part, with what each of them dropped."""
+    for name, rows in before.items():
+        if len(rows) and not len(after[name]):
+            dropped = ", ".join(f"{code} {fix.dropped:,}" for code, fix in fixed.items() if fix.dropped)
+            raise DataError(
+                f"the fixes dropped all {len(rows):,} rows of {name} (in all files: {dropped})",
+                "remove a code from audit.fix, or mend the rows in the file",
+                "data.audit.fix",
+            )
 
 
 def _all_mended(rows: Iterable[Row], codes: Sequence[str], changes: Changes) -> Iterator[Row]:
@@ -120,6 +140,7 @@ def _rows_to_drop(
     rows: Sequence[Row],
     split_of: np.ndarray[tuple[int], np.dtype[np.int64]],
     names: Sequence[str],
+    given: Sequence[str],
     spec: AuditSpec,
     count_tokens: Callable[[Sequence[Row]], TokenCounts] | None,
 ) -> Iterable[tuple[str, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
@@ -131,7 +152,7 @@ def _rows_to_drop(
     near = near_duplicate_pairs(
         NearTexts(rows) if {"duplicate_near", "leakage_near"} & set(codes) else [], spec.near_similarity
     )
-    data = AuditData(rows, split_of, names, row_hashes(rows), near, given=names[1:], tokens=tokens)
+    data = AuditData(rows, split_of, names, row_hashes(rows), near, given=given, tokens=tokens)
     for code in codes:
         if code in SINGLE_ROW:
             yield code, np.flatnonzero([bool(SINGLE_ROW[code](row)) for row in rows])
@@ -150,7 +171,7 @@ def _has_empty_turn(row: Row) -> bool:
 
 SINGLE_ROW: dict[str, Callable[[Row], object]] = {
     "encoding_damaged": _has_lost_characters,
-    "target_missing": lambda row: not row.completion.strip(),
+    "target_missing": lambda row: not is_answered(row),
     "turn_empty": _has_empty_turn,
     "roles_broken": lambda row: order_fault(row.messages),
 }

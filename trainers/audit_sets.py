@@ -16,12 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainers.audit_evidence import TRAIN, VALIDATION, AuditData, Evidence, Indices, counted, shortened
-from trainers.duplicates import connected_groups, same_key_pairs
+from trainers.duplicates import connected_groups, general_inputs, same_key_pairs
 from trainers.folded_text import collapsed, folded, text_hashes
 from trainers.minhash import SHINGLE_CHARS
 
-GENERAL_FRAC = 0.05
-GENERAL_ROWS = 20
 VALIDATION_BIT, TEST_BIT, GIVEN_TEST_BIT = 1, 2, 4
 
 
@@ -89,11 +87,12 @@ def _near_repeats(data: AuditData, exact: Indices, similarity: float) -> Indices
 
 def _are_near(data: AuditData, a: int, b: int, similarity: float) -> bool:
     """Tell whether two rows with near texts are near-duplicates, not two labels or two references of one input."""
-    if data.labels[a] != data.labels[b]:
+    one_row, other_row = data.rows[a], data.rows[b]
+    if (one_row.is_labelled or other_row.is_labelled) and one_row.completion != other_row.completion:
         return False
-    if data.hashes.input[a] != data.hashes.input[b] or not data.rows[a].prompt:
+    if data.hashes.input[a] != data.hashes.input[b] or not one_row.prompt:
         return True
-    one, other = _shingles(data.rows[a].completion), _shingles(data.rows[b].completion)
+    one, other = _shingles(one_row.completion), _shingles(other_row.completion)
     if min(len(one), len(other)) < similarity * max(len(one), len(other)):
         return False
     return len(one & other) >= similarity * len(one | other)
@@ -107,7 +106,7 @@ def _shingles(text: str) -> set[str]:
 def leakage_evidence(data: AuditData) -> list[Evidence]:
     """Return the rows that are also in a split which is to judge them; an error where the user gave that test."""
     bits = _split_bits(data)
-    seen = _met(bits, data.hashes.exact) | np.where(_is_general(data), 0, _met(bits, data.hashes.input))
+    seen = _met(bits, data.hashes.exact) | np.where(general_inputs(data.hashes.input), 0, _met(bits, data.hashes.input))
     text_of, i, j = _texts_and_edges(data)
     mask = np.zeros(len(data.rows), np.int64)
     np.bitwise_or.at(mask, text_of, bits)
@@ -171,19 +170,14 @@ def _leaking(bits: Indices, met: Indices) -> Indices:
     return np.flatnonzero(((bits == 0) & (met > 0)) | ((bits == VALIDATION_BIT) & ((met & tests) > 0)))
 
 
-def _is_general(data: AuditData) -> NDArray[np.bool_]:
-    """Tell for each row whether its input is a general instruction that a large share of rows carries."""
-    _, inverse, counts = np.unique(data.hashes.input, return_inverse=True, return_counts=True)
-    return counts[inverse] > max(GENERAL_ROWS, GENERAL_FRAC * len(data.rows))
-
-
 def conflict_evidence(data: AuditData) -> list[Evidence]:
     """Return the rows whose input has another answer elsewhere in their split.
 
     In classification all but the most frequent answer would have to go (the first of equally frequent ones stays). In
     generation they are references of one example: a note, and no row has to go.
     """
-    answers = text_hashes(collapsed(row.completion).lower() for row in data.rows)
+    of_text = collapsed if data.is_classification else folded  # a label in another case is another class
+    answers = text_hashes(of_text(row.completion) for row in data.rows)
     _, inputs = np.unique(_within_splits(data, data.hashes.input), return_inverse=True)
     pairs = np.stack([inputs.astype(np.uint64), answers], axis=1)
     distinct, first, pair_of, times = np.unique(

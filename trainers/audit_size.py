@@ -64,6 +64,7 @@ def truncation_evidence(data: AuditData) -> list[Evidence]:
         empty = int(np.sum(counts.kept_targets[losing] == 0))
         total = int(counts.targets.sum())
         detail = f"{lost:,} of {counted(total, 'target token')} are cut; {counted(empty, 'row')} keep none"
+        detail += " and are left out, of validation and test too" * (empty > 0)
         remedy = "Raise train.max_length, or drop them (audit: {fix: [target_truncated]}): their answers never end."
         severity = "error" if len(losing) == len(data.rows) else "warning"
         evidence.append(Evidence("target_truncated", severity, losing, detail, remedy))
@@ -124,20 +125,23 @@ def synthetic_evidence(data: AuditData, synthetic_frac: float) -> list[Evidence]
 
 
 def small_evidence(data: AuditData, small_rows: int) -> list[Evidence]:
-    """Return a warning if there is little to train on, and a note if a test is too small to tell models apart."""
+    """Return a warning if there is little to train on, and a note if a test is too small to tell models apart.
+
+    Only rows that are used count.
+    """
     evidence: list[Evidence] = []
-    num_classes = len({data.labels[index] for index in data.train.tolist()}) if data.is_classification else 0
-    if len(data.train) < small_rows:
-        per_class = f", {len(data.train) / num_classes:.0f} for each of {num_classes} classes" if num_classes else ""
-        detail = (
-            f"{counted(len(data.train), 'training row')}{per_class}; below {small_rows} it learns rows, not the task"
-        )
+    train = data.train[data.kept[data.train]]
+    num_classes = len({data.labels[index] for index in train.tolist()}) if data.is_classification else 0
+    if len(train) < small_rows:
+        per_class = f", {len(train) / num_classes:.0f} for each of {num_classes} classes" if num_classes else ""
+        detail = f"{counted(len(train), 'training row')}{per_class}; below {small_rows} it learns rows, not the task"
         remedy = (
             "Add rows, or compare with the base given examples in its prompt (evaluate.few_shot) before trusting it."
         )
-        evidence.append(Evidence("small", "warning", NONE, detail, remedy, shown=_first(data.train)))
+        evidence.append(Evidence("small", "warning", NONE, detail, remedy, shown=_first(train)))
     for split in data.split_names:
         rows = data.rows_of(split)
+        rows = rows[data.kept[rows]]
         if split == TRAIN or not 0 < len(rows) < NUM_TEST_ROWS:
             continue
         half_width = 1.96 * math.sqrt(0.25 / len(rows))

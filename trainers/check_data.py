@@ -20,9 +20,10 @@ from trainers.personal_data import mask_personal_data
 from trainers.prepared import TRAIN, VALIDATION
 
 if TYPE_CHECKING:
+    from cluster.records import Fixed
     from cluster.spec import JobSpec
     from trainers.prepared import Prepared, PreparedRecord
-    from trainers.report_records import FileRecord, Fixed, Histogram, Lengths
+    from trainers.report_records import FileRecord, Histogram, Lengths
 
 SHOWN_FILES = 5
 SHOWN_CLASSES, SHOWN_SMALL_CLASSES = 20, 10
@@ -130,8 +131,8 @@ def splits_section(prepared: Prepared, job: JobSpec) -> Section:
     ]
     lead = (
         "Rows that share an input are references of one example in evaluation, and copies never straddle splits made "
-        "here; references are further right answers that a row lists. Left out are rows of which max_length cuts the "
-        "whole target; the other numbers are without them."
+        "here; references are further right answers that a row lists. Left out are rows without an answer and rows of "
+        "which max_length cuts the whole target; the other numbers are without them."
     )
     return Section("Splits", table(head, rows, numeric=range(1, 9)) + _mixture(prepared, job), lead)
 
@@ -189,7 +190,12 @@ def _lengths(split: str, lengths: Lengths, record: PreparedRecord) -> Markup:
     kept = f"median {lengths.median:,}, 95 % of the rows {lengths.p95:,} or fewer, longest {lengths.longest:,} tokens"
     numbers = [("cut", cut if lengths.cut else f"no row of these is longer than max_length {max_length:,}")]
     if without:
-        numbers.append(("left out", f"{counted(without, 'row')} that would keep no target token, not drawn here"))
+        numbers.append(
+            (
+                "left out",
+                f"{counted(without, 'row')} without an answer or without a target token that is kept, not drawn here",
+            )
+        )
     numbers += [("kept", f"{kept}; at most {lengths.longest_targets:,} target tokens in a row")]
     return joined(
         [

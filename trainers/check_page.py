@@ -35,13 +35,14 @@ from trainers.audit_evidence import counted
 from trainers.check_data import classes_section, lengths_section, reading_section, splits_section
 from trainers.prepared import TRAIN
 from trainers.token_view import example_section
+from trainers.turn_view import turn_line, turns_block
 
 if TYPE_CHECKING:
     from cluster.errors import HoneError
     from cluster.records import CheckReport, Finding, Plan
     from cluster.spec import JobSpec
     from trainers.prepared import Prepared
-    from trainers.report_records import Example, Excerpt, Turn
+    from trainers.report_records import Example, Excerpt
 
 OPEN_EXAMPLES = 2
 LIKE = {
@@ -155,23 +156,8 @@ def _example(code: str, example: Example) -> Markup:
 def _excerpt(row: Excerpt, relation: str) -> Markup:
     split = f" in {row.split}" if row.split else ""
     place = element("p", f"{relation} {row.where}{split}".strip(), "place")
-    turns = [_turn(turn) for turn in row.turns]
-    if row.left_out:
-        gap = element("p", f"{counted(row.left_out, 'turn')} between are not shown", "left-out")
-        turns.insert(len(turns) // 2, gap)
-    label = [_turn_line("label", visible(row.label))] if row.label is not None else []
-    return place + joined([*turns, *label])
-
-
-def _turn(turn: Turn) -> Markup:
-    before = element("span", f"({turn.before:,} characters before) … ", "left-out") if turn.before else Markup("")
-    after = element("span", f" … ({turn.after:,} more characters)", "left-out") if turn.after else Markup("")
-    text = visible(turn.text) if turn.text.strip() else element("span", "(empty)", "left-out")
-    return _turn_line(turn.role, before + text + after)
-
-
-def _turn_line(name: str, text: Markup) -> Markup:
-    return Markup('<dl class="turn"><dt>{}</dt><dd class="text">{}</dd></dl>').format(name, text)
+    label = turn_line("label", visible(row.label)) if row.label is not None else Markup("")
+    return place + turns_block(row.turns, row.left_out) + label
 
 
 def _plan(plan: Plan | None, refused: HoneError | None) -> Section:

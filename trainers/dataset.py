@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,26 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import DataError
-from cluster.records import Finding, SplitCount
+from cluster.records import Finding, Fixed, SplitCount
 from trainers.audit import weighed
 from trainers.audit_evidence import AuditData, Evidence, TokenCounts
-from trainers.audit_fixes import fix_rows
+from trainers.audit_fixes import fix_rows, refuse_emptied
 from trainers.duplicates import NearTexts, RowHashes, row_hashes
 from trainers.excerpts import finding_examples, typical_row
-from trainers.metrics import Task, choose_metrics
+from trainers.metrics import choose_metrics
 from trainers.minhash import NearPairs, near_duplicate_pairs
 from trainers.prepared import TRAIN, VALIDATION, PreparedRecord, write_rows
-from trainers.report_records import FileRecord, Fixed, Histogram, Lengths
+from trainers.report_records import FileRecord, Histogram, Lengths
 from trainers.row_file import ChainedRows, PickedRows, RowFile
+from trainers.split_evidence import TEST, draw_evidence, emptied_evidence, num_wanted, unmet_evidence
 from trainers.splits import assign_splits, inseparable_groups
+from trainers.tasks import refuse_other_tasks, task_of
 from trainers.tokens import Encoded, TokenSet, encode_rows
 
 if TYPE_CHECKING:
     from cluster.spec import DataSpec, JobSpec, SplitSpec
-    from trainers.rows import Row, SourceProblems
+    from trainers.metrics import Task
+    from trainers.rows import Row, SourceProblem, SourceProblems
     from trainers.templates import LossOn, Template
 
-TEST = "test"
 Indices = NDArray[np.int64]
 
 
@@ -49,9 +51,9 @@ class Form:
     loss_on: LossOn
     max_length: int
 
-    def encoded(self, rows: Sequence[Row]) -> Iterator[Encoded]:
-        """Yield the tokens of every row, in order."""
-        return encode_rows(rows, self.template, self.loss_on, self.max_length)
+    def encoded(self, rows: Sequence[Row], problems: list[SourceProblem]) -> Iterator[Encoded]:
+        """Yield the tokens of every row, in order; none of a row that cannot be rendered, which is in ``problems``."""
+        return encode_rows(rows, self.template, self.loss_on, self.max_length, problems)
 
 
 @dataclass(frozen=True)
@@ -68,29 +70,50 @@ class Sources:
     scratch: Path
 
 
+class NothingToTrainOn(DataError):
+    """No training row can be used; what the audit found and what is left of the other splits comes along."""
+
+    def __init__(self, what: str, remedy: str = "", where: str = "") -> None:
+        super().__init__(what, remedy, where)
+        self.findings: list[Finding] = []
+        self.splits: dict[str, SplitCount] = {}
+        self.fixed: dict[str, Fixed] = {}
+
+
 def build(job: JobSpec, sources: Sources, form: Form, directory: Path) -> None:
-    """Write the prepared data set. Raises DataError where no training row keeps a target token."""
+    """Write the prepared data set.
+
+    Raises DataError where the fixes drop every row of a file or a given file asks for another task than the training
+    rows, and NothingToTrainOn where no training row has an answer that keeps a target token.
+    """
     on_disk = partial(RowFile.write, sources.scratch / "mended")
-    parts, fixed = fix_rows(sources.parts, job.data.audit, partial(_counted_only, form), on_disk)
-    parts |= drawn_rows(job.data, len(parts[TRAIN]), sources.mixed)
+    num_train = len(sources.parts[TRAIN])
+    read = {**sources.parts, **drawn_rows(job.data, num_train, sources.mixed)}
+    counted = partial(_counted_only, form)
+    parts, fixed = fix_rows(read, job.data.audit, counted, on_disk, further=mix_names(job.data))
+    given = [name for name in sources.parts if name != TRAIN]
+    refuse_emptied({name: read[name] for name in sources.parts}, parts, fixed)
+    refuse_other_tasks(parts[TRAIN], {name: parts[name] for name in given})
     rows = ChainedRows(parts.values())
     origin = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
     hashes, near = row_hashes(rows), near_duplicate_pairs(NearTexts(rows), job.data.audit.near_similarity)
     names = split_names(job.data)
     split_of = divide(job.data, rows, hashes, near, [list(parts)[place] for place in origin.tolist()])
     everything = directory / "tokens" / "everything.arrow"
-    counts = _tokenised(rows, form, everything)
-    kept = counts.kept_targets > 0
-    if not kept[split_of == names.index(TRAIN)].any():
-        raise DataError(
-            f"no training row keeps a target token within {form.max_length} tokens (train.max_length)",
-            "raise train.max_length, or shorten the prompts",
-            "data",
-        )
-    given = [name for name in sources.parts if name != TRAIN]
+    unrendered: list[SourceProblem] = []
+    counts = _tokenised(rows, form, everything, unrendered)
+    if "roles_broken" not in job.data.audit.fix:
+        sources.problems.extend(unrendered)
     data = AuditData(rows, split_of, names, hashes, near, given, sources.problems, counts)
-    found = weighed(data, job.data.audit)
-    members = {name: np.flatnonzero((split_of == place) & kept) for place, name in enumerate(names)}
+    further = [
+        *emptied_evidence(data),
+        *unmet_evidence(job.data, data, np.flatnonzero(origin == 0)),
+        *draw_evidence(job.data, num_train, sources.mixed),
+    ]
+    found = weighed(data, job.data.audit, further)
+    members = {name: np.flatnonzero((split_of == place) & data.kept) for place, name in enumerate(names)}
+    if not len(members[TRAIN]):
+        raise _nothing_to_train_on(data, members, found, fixed)
     _write(rows, {name: of for name, of in members.items() if len(of)}, everything, directory)
     everything.unlink()
     record = _record(job, data, counts, members, form, sources, found, fixed)
@@ -135,22 +158,22 @@ def divide(data: DataSpec, rows: Sequence[Row], hashes: RowHashes, near: NearPai
 
 
 def drawn_rows(data: DataSpec, num_train: int, mixed: Mapping[str, Sequence[Row]]) -> dict[str, PickedRows]:
-    """Draw ``weight`` rows of each further source per row of the training data, at most all it has; by its name."""
+    """Draw ``weight`` rows of each further source per row read for training, at most all it has; by its name."""
     drawn: dict[str, PickedRows] = {}
     for source in data.mix or []:
         rows = mixed[source.name]
-        count = min(len(rows), round(source.weight * num_train))
+        count = min(len(rows), num_wanted(source.weight, num_train))
         places = random.Random(f"{data.split.seed} {source.name}").sample(range(len(rows)), count)
         drawn[source.name] = PickedRows(rows, np.asarray(places, np.int64))
     return drawn
 
 
-def _tokenised(rows: Sequence[Row], form: Form, path: Path) -> TokenCounts:
+def _tokenised(rows: Sequence[Row], form: Form, path: Path, problems: list[SourceProblem]) -> TokenCounts:
     """Write the tokens of all rows in order, and count them on the way."""
     seen = array("q")
 
     def counted() -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
-        for encoded in form.encoded(rows):
+        for encoded in form.encoded(rows, problems):
             seen.extend((encoded.length, encoded.targets, encoded.kept_targets))
             yield encoded.ids_T, encoded.is_target_T
 
@@ -160,7 +183,7 @@ def _tokenised(rows: Sequence[Row], form: Form, path: Path) -> TokenCounts:
 
 def _counted_only(form: Form, rows: Sequence[Row]) -> TokenCounts:
     seen = array("q")
-    for encoded in form.encoded(rows):
+    for encoded in form.encoded(rows, []):
         seen.extend((encoded.length, encoded.targets, encoded.kept_targets))
     return _token_counts(seen, form.max_length)
 
@@ -168,6 +191,22 @@ def _counted_only(form: Form, rows: Sequence[Row]) -> TokenCounts:
 def _token_counts(counts: array[int], max_length: int) -> TokenCounts:
     lengths, targets, kept_targets = np.asarray(counts, np.int64).reshape(-1, 3).T
     return TokenCounts(lengths, targets, kept_targets, max_length)
+
+
+def _nothing_to_train_on(
+    data: AuditData, members: dict[str, Indices], found: list[tuple[Finding, Evidence]], fixed: dict[str, Fixed]
+) -> NothingToTrainOn:
+    assert data.tokens is not None, "rows are audited with their tokens"
+    error = NothingToTrainOn(
+        f"no training row has an answer that keeps a target token within {data.tokens.max_length} tokens "
+        "(train.max_length)",
+        "fill in the answers, raise train.max_length, or shorten the prompts",
+        "data",
+    )
+    error.findings = [finding for finding, _ in found]
+    error.splits = {name: _count(data.tokens, of) for name, of in members.items() if len(of)}
+    error.fixed = fixed
+    return error
 
 
 def _write(rows: Sequence[Row], members: dict[str, Indices], everything: Path, directory: Path) -> None:
@@ -189,8 +228,8 @@ def _record(
 ) -> PreparedRecord:
     train = PickedRows(data.rows, members[TRAIN])
     mixed = set(mix_names(job.data))
-    labels = _classes(train, mixed)
-    task = "classification" if labels else _unlabelled_task(row for row in train if row.source not in mixed)
+    task = task_of(row for row in data.rows if row.source == TRAIN) or "text"
+    labels = sorted({str(row.label) for row in train if row.source not in mixed}) if task == "classification" else []
     choose_metrics(task, job.evaluate.metrics, len(labels))
     filled = {name: of for name, of in members.items() if len(of)}
     whole = {name: int(np.sum(data.split_of == place)) for place, name in enumerate(members)}
@@ -201,7 +240,7 @@ def _record(
         template=form.template.source,
         max_length=form.max_length,
         tests=[name for name in filled if name not in (TRAIN, VALIDATION, *mixed)],
-        slices={name: _unlabelled_task(PickedRows(data.rows, of)) for name, of in filled.items() if name in mixed},
+        slices={name: _slice_task(PickedRows(data.rows, of)) for name, of in filled.items() if name in mixed},
         splits={name: _count(counts, of) for name, of in filled.items()},
         lengths={name: _lengths(counts, of) for name, of in filled.items()},
         findings=[finding for finding, _ in found],
@@ -215,20 +254,9 @@ def _record(
     )
 
 
-def _classes(rows: Iterable[Row], mixed: Collection[str]) -> list[str]:
-    """Return the classes of the task's own rows, sorted; none where an answer is not its row's label."""
-    found: set[str] = set()
-    for row in rows:
-        if row.source in mixed:
-            continue
-        if row.label is None or row.label != row.completion:
-            return []
-        found.add(row.label)
-    return sorted(found)
-
-
-def _unlabelled_task(rows: Iterable[Row]) -> Task:
-    return "generation" if next(iter(rows)).prompt else "text"
+def _slice_task(rows: Sequence[Row]) -> Task:
+    """Return what a further source's rows ask for; its labels are not the task's, so they are answers."""
+    return "generation" if rows[0].prompt else "text"
 
 
 def _count(counts: TokenCounts, of: Indices) -> SplitCount:

@@ -1,7 +1,7 @@
 """Rows → which of them are the same, and the texts in which near-duplicates are looked for (``trainers.minhash``).
 
-*Exact*: input and answer are equal after NFKC and collapsed white space (the case is kept: it may be the answer). *Same
-input*: equal also without the case. Everything is by 64-bit hashes and numpy, a few bytes a row.
+*Exact*: input, answer and references are equal after NFKC and collapsed white space (the case is kept: it may be the
+answer). *Same input*: equal also without the case. Everything is by 64-bit hashes and numpy, a few bytes a row.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 BOILERPLATE_CHARS = 40
+GENERAL_FRAC = 0.05
+GENERAL_ROWS = 20
 
 
 class RowHashes(NamedTuple):
@@ -37,9 +39,20 @@ def row_hashes(rows: Iterable[Row]) -> RowHashes:
 def _compared(row: Row) -> tuple[str, str]:
     """Return what makes a row equal to another, and what makes its input so."""
     asked = "\x1e".join(f"{m['role']}\x1f{collapsed(m['content'])}{m.get('tool_calls', '')}" for m in row.prompt)
-    answer = collapsed(row.completion)
+    last = row.messages[-1]
+    answer = collapsed(last["content"]) + last.get("tool_calls", "")
     # Plain text has no input that two rows could share: the text itself stands for it.
-    return f"{asked}\x1d{answer}", asked.lower() if row.prompt else f"\x1d{answer.lower()}"
+    right = "".join(f"\x1e{text}" for text in sorted(map(collapsed, row.references)))
+    return f"{asked}\x1d{answer}{right}", asked.lower() if row.prompt else f"\x1d{answer.lower()}"
+
+
+def general_inputs(inputs: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell for each input hash (N,) whether it is a general instruction that a large share of rows carries.
+
+    Such rows differ in their answers alone: the instruction is no input that could leak or tie them together.
+    """
+    _, inverse, counts = np.unique(inputs, return_inverse=True, return_counts=True)
+    return (counts[inverse] >= GENERAL_ROWS) & (counts[inverse] > GENERAL_FRAC * len(inputs))
 
 
 class NearTexts:
@@ -76,7 +89,7 @@ class NearTexts:
 
 def _near_text(row: Row) -> str:
     turns = [m["content"] for m in row.prompt if m["role"] != "system"]
-    answer = [] if row.label is not None and turns else [row.completion]
+    answer = [] if row.is_labelled and turns else [row.completion]
     return folded("\n".join(turns + answer))
 
 

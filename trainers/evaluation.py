@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cluster.errors import HoneError
 from cluster.records import Interval, Metrics
 from trainers.gate_rules import parse_rule
@@ -177,3 +179,27 @@ def write_predictions(path: Path, examples: Sequence[EvaluationExample], predict
         table["nll"] = predictions.nll
         table["target_tokens"] = predictions.target_tokens
     pq.write_table(pa.table(table), path)
+
+
+def read_predictions(path: Path, label_names: list[str]) -> tuple[list[EvaluationExample], Predictions]:
+    """Return what ``write_predictions`` wrote, without label scores; ``label_names`` are the training rows' labels."""
+    import pyarrow.parquet as pq
+
+    names = [name for name in pq.read_schema(path).names if name != "label_scores"]
+    found = pq.read_table(path, columns=names).to_pydict()
+    labels = found.get("label")
+    examples = [
+        EvaluationExample(tuple(json.loads(prompt)), tuple(references), label, where)
+        for prompt, references, label, where in zip(
+            found["prompt"], found["references"], labels or [None] * len(found["where"]), found["where"], strict=True
+        )
+    ]
+    texts = [text for text in found["prediction"] if text is not None]
+    return examples, Predictions(
+        texts=texts,
+        references=[example.references for example in examples] if texts else [],
+        labels=labels,
+        label_names=label_names if labels is not None else None,
+        nll=np.array(found["nll"]) if "nll" in found else None,
+        target_tokens=np.array(found["target_tokens"]) if "target_tokens" in found else None,
+    )

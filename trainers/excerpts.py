@@ -102,25 +102,30 @@ def _excerpt(data: AuditData, index: int, code: str) -> Excerpt:
 
 def excerpt(row: Row, split: str, found_at: Callable[[str], int] | None = None) -> Excerpt:
     """Return a row as it is shown: personal data masked, long texts cut around what ``found_at`` finds."""
-    messages = list(row.messages)
-    left_out = max(0, len(messages) - MAX_TURNS)
-    if left_out:
-        half = MAX_TURNS // 2
-        messages = messages[:half] + messages[-half:]
     label = None if row.label is None or row.label == row.completion else _masked(row.label)[:SHOWN_CHARS]
-    turns = [_turn(message, found_at) for message in messages]
+    turns, left_out = shown_turns(row.messages, found_at)
     if len(row.messages) == 1:
         turns = [turns[0].model_copy(update={"role": "text"})]
     return Excerpt(where=row.where, split=split, turns=turns, left_out=left_out, label=label)
 
 
-def _turn(message: Message, found_at: Callable[[str], int] | None) -> Turn:
-    whole = message["content"] or message.get("tool_calls", "")
+def shown_turns(messages: Sequence[Message], found_at: Callable[[str], int] | None = None) -> tuple[list[Turn], int]:
+    """Return the first and last few messages as they are shown, and how many between them are left out."""
+    left_out = max(0, len(messages) - MAX_TURNS)
+    half = MAX_TURNS // 2
+    kept = [*messages[:half], *messages[-half:]] if left_out else messages
+    return [
+        shown_text(message["role"], message["content"] or message.get("tool_calls", ""), found_at) for message in kept
+    ], left_out
+
+
+def shown_text(role: str, whole: str, found_at: Callable[[str], int] | None = None) -> Turn:
+    """Return a text as it is shown: personal data masked, cut around what ``found_at`` finds, else at its end."""
     text = _masked(whole)
     start = max(0, (found_at(text) if found_at is not None else 0) - LEAD_CHARS)
     shown = text[start : start + SHOWN_CHARS]
     after = len(text) - start - len(shown) + max(0, len(whole) - MASKED_CHARS)
-    return Turn(role=message["role"], text=shown, before=start, after=after)
+    return Turn(role=role, text=shown, before=start, after=after)
 
 
 def _masked(text: str) -> str:

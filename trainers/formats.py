@@ -9,7 +9,8 @@ column beside the real ones. Left out: reading files (``trainers.sources``) and 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -83,11 +84,34 @@ def infer_format(columns: Collection[str], data: Layout, where: str = "") -> For
     return FormatChoice(fitting[0], f"it has the columns {_listed(used)}{named}", resolved)
 
 
-def require_columns(data: Layout, columns_seen: Collection[str]) -> None:
+def infer_format_of_all(records: Sequence[Collection[str]], data: Layout, where: str = "") -> FormatChoice:
+    """Return the format that most of the records with these columns are written in, the first of equals.
+
+    A single odd record must not decide for its file. Plain text is taken only where no record fits another format, and
+    every column named in ``data.columns`` is there. Raises DataError as ``infer_format`` does, if no record fits any.
+    """
+    choices: list[FormatChoice] = []
+    refusals: list[DataError] = []
+    for columns in records:
+        try:
+            choices.append(infer_format(columns, data, where))
+        except DataError as error:
+            refusals.append(error)
+    if not choices:
+        raise refusals[0]
+    richer = [choice for choice in choices if choice.format != "text"]
+    if not richer:
+        seen = list(dict.fromkeys(name for columns in records for name in columns))
+        require_columns(data, seen, where)
+    most_frequent = Counter(choice.format for choice in richer or choices).most_common(1)[0][0]
+    return next(choice for choice in choices if choice.format == most_frequent)
+
+
+def require_columns(data: Layout, columns_seen: Collection[str], where: str = "") -> None:
     """Raise DataError if a column named in ``data.columns`` was in none of the sources; call it when all are read."""
     for ours, theirs in data.columns.items():
         if theirs not in columns_seen:
-            raise _missing_column(ours, theirs, columns_seen, "")
+            raise _missing_column(ours, theirs, columns_seen, where)
 
 
 def _names(ours: str, defaults: tuple[str, ...], data: Layout) -> tuple[str, ...]:
@@ -124,8 +148,9 @@ def _resolved(name: Format, columns: Collection[str], data: Layout, where: str) 
 
 
 def _refuse_missing(columns: Collection[str], data: Layout, where: str) -> None:
-    for ours in sorted(CORE & data.columns.keys() - {"completion"}):
-        if data.columns[ours] not in columns:
+    for ours in sorted(CORE & data.columns.keys()):
+        instead = data.columns.get("references", "references") if ours == "completion" else data.columns[ours]
+        if not {data.columns[ours], instead} & set(columns):
             raise _missing_column(ours, data.columns[ours], columns, where)
 
 

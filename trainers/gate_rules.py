@@ -15,7 +15,7 @@ Left out: boolean operators (the gate holds every rule to be true) and products.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -108,6 +108,26 @@ def parse_rule(
     if "base" in parsed.peers and not base_scored:
         raise JobFileError(f"gate rule {rule!r} needs the base's scores", "set evaluate.base: true", WHERE)
     return parsed
+
+
+def refuse_undecidable(
+    rules: Iterable[str], computed: Mapping[str, Collection[str]], slices: Collection[str], *, base_scored: bool
+) -> None:
+    """Raise JobFileError for a rule that this job's scores can never decide.
+
+    ``computed`` are the metrics of each test and slice; a rule without a test's name speaks of all but ``slices``.
+    """
+    everywhere = [test for test in computed if test not in slices]
+    for text in rules:
+        rule = parse_rule(text, base_scored=base_scored)
+        for side in rule.sides:
+            if side.metric is not None and not (computed if side.test else everywhere):
+                remedy = "give data.test or add rows for a split of data.split.test, or remove the rule"
+                raise JobFileError(f"gate rule {text!r} needs a test, and this job has none", remedy, WHERE)
+            if side.test is not None and side.test not in computed:
+                _refuse_unknown(text, side, METRICS, computed)
+            for test in [side.test] if side.test else everywhere:
+                _refuse_unknown(text, side, computed[test], computed)
 
 
 def _tokens(rule: str) -> Iterator[Token]:

@@ -6,6 +6,7 @@ group and says which rank this is. A run that finds a checkpoint in its director
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from math import exp, inf, isfinite
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 from cluster.errors import RunFailed
 from cluster.records import Metrics, Throughput, TrainedWeights
 from trainers.loop_state import Best, LoopState
-from trainers.ranks import Ranks
+from trainers.ranks import Ranks, device_name
 from trainers.worker import LoopInputs, StepRecord, Worker
 
 
@@ -92,16 +93,16 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights |
         if last or state.best.misses >= patience:
             break
         if record.stop or record.step % save_every == 0:
-            hooks.on_checkpoint(record.step)
-            worker.save(state)
+            state = _saved(worker, state, hooks)
         if record.stop:
             worker.checkpoints.wait()
             return None
+    began_s = time.perf_counter()
     if inputs.validation_tokens is None:
         state = state.model_copy(update={"best": Best(step=state.step)})
         worker.save_best(state.step)
     worker.checkpoints.wait()
-    return _summary(state, worker)
+    return _summary(state.spent(saving_s=time.perf_counter() - began_s), worker)
 
 
 def _after(state: LoopState, record: StepRecord) -> LoopState:
@@ -115,8 +116,17 @@ def _after(state: LoopState, record: StepRecord) -> LoopState:
     return state.model_copy(update=done)
 
 
+def _saved(worker: Worker, state: LoopState, hooks: Hooks) -> LoopState:
+    """Write a checkpoint, and return the state with the time that took (which is not in this checkpoint)."""
+    began_s = time.perf_counter()
+    hooks.on_checkpoint(state.step)
+    worker.save(state)
+    return state.spent(saving_s=time.perf_counter() - began_s)
+
+
 def _evaluated(worker: Worker, state: LoopState, hooks: Hooks) -> LoopState:
     """Score the validation split, keep the weights where they are the best so far, and return the state with that."""
+    began_s = time.perf_counter()
     loss = worker.validation_loss()
     metrics: Metrics = {"loss": loss, "perplexity": exp(min(loss, 700.0))}
     if worker.inputs.score is not None:
@@ -124,13 +134,15 @@ def _evaluated(worker: Worker, state: LoopState, hooks: Hooks) -> LoopState:
     name = worker.inputs.train.best_by
     value = -metrics[name] if name in ("loss", "perplexity") else metrics[name]
     improved = isfinite(value) and (state.best.value is None or value > state.best.value)
+    scored_s = time.perf_counter()
     if improved:
         best = Best(step=state.step, value=value, metrics=metrics)
         worker.save_best(state.step)
     else:
         best = state.best.model_copy(update={"misses": state.best.misses + 1})
     hooks.on_evaluation(EvaluationRecord(state.step, metrics, improved))
-    return state.model_copy(update={"best": best})
+    times = {"evaluation_s": scored_s - began_s, "saving_s": time.perf_counter() - scored_s}
+    return state.model_copy(update={"best": best}).spent(**times)
 
 
 def _summary(state: LoopState, worker: Worker) -> TrainedWeights:
@@ -142,6 +154,8 @@ def _summary(state: LoopState, worker: Worker) -> TrainedWeights:
         examples=state.examples,
         target_tokens=state.target_tokens,
         seconds=state.seconds,
+        evaluation_s=state.evaluation_s,
+        saving_s=state.saving_s,
         best_step=best.step,
         best_value=best.metrics.get(train.best_by, state.loss),
         validation=best.metrics,
@@ -150,6 +164,7 @@ def _summary(state: LoopState, worker: Worker) -> TrainedWeights:
             examples_per_s=state.examples / state.seconds, target_tokens_per_s=state.target_tokens / state.seconds
         ),
         device=str(ranks.device),
+        device_name=device_name(ranks.device),
         world_size=ranks.world_size,
         zero_stage=worker.inputs.plan.zero_stage,
     )

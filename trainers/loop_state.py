@@ -26,5 +26,12 @@ class LoopState(Record):
     examples: int = 0
     target_tokens: int = 0
     seconds: float = Field(default=0.0, description="time in training steps, without evaluation and saving")
+    evaluation_s: float = Field(default=0.0, description="time in evaluations")
+    saving_s: float = Field(default=0.0, description="time in which the loop waited for checkpoints and best weights")
     loss: float = Field(default=0.0, description="the last step's loss")
     best: Best = Best()
+
+    def spent(self, *, evaluation_s: float = 0.0, saving_s: float = 0.0) -> LoopState:
+        """Return the state with more time spent beside the steps."""
+        sums = {"evaluation_s": self.evaluation_s + evaluation_s, "saving_s": self.saving_s + saving_s}
+        return self.model_copy(update=sums)

@@ -64,14 +64,18 @@ class Predictions:
         columns = (self.texts, self.references, self.labels, self.label_scores, self.nll, self.target_tokens)
         return {len(column) for column in columns if column is not None and len(column) > 0}
 
+    def class_names(self) -> list[str]:
+        """Return the names of all classes: the label names, then the gold labels that are none of them, sorted."""
+        names = list(self.label_names or ())
+        matched = label_metrics.classes_of(self.labels or (), names)
+        gold = zip(self.labels or (), matched, strict=True)
+        return names + sorted({label for label, index in gold if index == label_metrics.NO_LABEL})
+
     def classes(self) -> tuple[label_metrics.Classes, label_metrics.Classes] | None:
-        """Return predicted and gold class indices, both (N,); a gold label that is no label name is a class as well."""
+        """Return predicted and gold class indices into ``class_names``, both (N,); None without labels or texts."""
         if self.labels is None or not self.texts:
             return None
-        names = list(self.label_names or ())
-        matched = label_metrics.classes_of(self.labels, names)
-        unseen = {label for label, index in zip(self.labels, matched, strict=True) if index == label_metrics.NO_LABEL}
-        names += sorted(unseen)
+        names = self.class_names()
         return label_metrics.classes_of(self.texts, names), label_metrics.classes_of(self.labels, names)
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from cluster.errors import BaseModelError, JobFileError
+from trainers.fused_loss import FusedTargetLoss
 from trainers.packed_attention import segment_inputs
 from trainers.quiet import quiet_libraries
 
@@ -163,10 +164,35 @@ class TargetLoss(nn.Module):
         super().__init__()
         self.model = model
         self._keep_BT: Tensor | None = None
-        causal_lm(model).get_output_embeddings().register_forward_pre_hook(self._drop_prompt_states)
+        self._labels_N: Tensor | None = None
+        self._fused = False
+        head = causal_lm(model).get_output_embeddings()
+        head.register_forward_pre_hook(self._drop_prompt_states)
+        self._head = [head]  # in a list, so that it does not count as a second submodule
 
     def _drop_prompt_states(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return None if self._keep_BT is None else (inputs[0][self._keep_BT],)
+
+    def fuse(self, *, fused: bool) -> bool:
+        """Let the output embedding return the loss instead of logits (trainers.fused_loss); return whether it can.
+
+        Only a plain product can; whether the model does more to its logits, the caller must find out.
+        """
+        head = self._head[0]
+        if type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
+            return False
+        if fused:
+            head.forward = self._head_forward  # pyright: ignore[reportAttributeAccessIssue]
+        elif "forward" in vars(head):
+            del head.forward
+        self._fused = fused
+        return True
+
+    def _head_forward(self, hidden: Tensor) -> Tensor:
+        weight_VD = self._head[0].weight
+        if self._labels_N is None:
+            return nn.functional.linear(hidden, weight_VD)
+        return cast("Tensor", FusedTargetLoss.apply(hidden, weight_VD, self._labels_N))
 
     def _target_logits(self, tokens_BT: Tensor, is_target_BT: Tensor, segments: dict[str, Any]) -> Tensor:
         keep_BT = torch.zeros_like(is_target_BT)
@@ -191,10 +217,15 @@ class TargetLoss(nn.Module):
         return logits_NV that predict the target tokens, row by row.
         """
         segments = segment_inputs(segment_lengths, tokens_BT.device) if segment_lengths else {}
-        logits_NV = self._target_logits(tokens_BT, is_target_BT, segments)
-        if as_logits:
-            return logits_NV
         labels_N = tokens_BT[:, 1:][is_target_BT[:, 1:]]
+        fused = self._fused and not as_logits
+        self._labels_N = labels_N if fused else None
+        try:
+            logits_NV = self._target_logits(tokens_BT, is_target_BT, segments)
+        finally:
+            self._labels_N = None  # whoever else calls the model gets logits
+        if as_logits or fused:
+            return logits_NV
         return nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
 
 

@@ -66,10 +66,11 @@ KEY_PREFIXES = (
 )
 SECRET_WORDS = re.compile(r"api[_-]?key|secret|token|passw(?:or)?d", re.IGNORECASE)
 KEY = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|(?=[\w-]*\d)sk-[\w-]{20,}|[sr]k_(?:live|test)_[0-9A-Za-z]{16,}"
+    r"(?<![A-Za-z0-9_-])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|sk-(?=[\w-]*\d)[\w-]{20,}|[sr]k_(?:live|test)_[0-9A-Za-z]{16,}"
     r"|gh[pousr]_[0-9A-Za-z]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}"
     r"|hf_[0-9A-Za-z]{30,}|npm_[0-9A-Za-z]{36}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})(?![A-Za-z0-9_])"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?:[\w\s+/=:,]|-(?!-))*-----END [A-Z ]*PRIVATE KEY-----)?"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:(?:[\w\s+/=:,]|-(?!-))*-----END [A-Z ]*PRIVATE KEY-----)?",
+    re.ASCII,  # what may stand before a key ends one, so that no run of letters is read twice
 )
 SECRET = re.compile(
     r"(?i:api[_-]?key|secret(?:[_-]?key)?|token|passw(?:or)?d)[\"']?\s*[:=]\s*[\"']?"
@@ -154,27 +155,40 @@ PATTERNS: tuple[tuple[Kind, Callable[[str], object], re.Pattern[str], Callable[[
 )
 
 
-def _candidates(text: str) -> Iterator[Sighting]:
-    for kind, may_hold, pattern, is_real in PATTERNS:
-        if not may_hold(text):
-            continue
-        for match in pattern.finditer(text):
-            group = "value" if pattern is SECRET else 0
-            if is_real(match.group(group)):
-                yield Sighting(kind, match.start(group), match.end(group), match.group(group))
+def _sightings(text: str, kind: Kind, pattern: re.Pattern[str], is_real: Callable[[str], bool]) -> Iterator[Sighting]:
+    """Yield what one pattern finds, in order."""
+    for match in pattern.finditer(text):
+        group = "value" if pattern is SECRET else 0
+        if is_real(match.group(group)):
+            yield Sighting(kind, match.start(group), match.end(group), match.group(group))
+
+
+def _merged(kept: list[Sighting], found: Iterator[Sighting]) -> list[Sighting]:
+    """Return both in order, without what overlaps one that is kept; a single pass, since both are in order."""
+    free: list[Sighting] = []
+    at = 0
+    for item in found:
+        while at < len(kept) and kept[at].end <= item.start:
+            at += 1
+        if at == len(kept) or kept[at].start >= item.end:
+            free.append(item)
+    return sorted([*kept, *free], key=lambda item: item.start)
 
 
 def find_personal_data(text: str) -> list[Sighting]:
     """Return what a text holds, in order; of two readings that overlap, the first in ``PATTERNS`` counts."""
     kept: list[Sighting] = []
-    for found in _candidates(text):
-        if all(found.end <= other.start or found.start >= other.end for other in kept):
-            kept.append(found)
-    return sorted(kept, key=lambda found: found.start)
+    for kind, may_hold, pattern, is_real in PATTERNS:
+        if may_hold(text):
+            kept = _merged(kept, _sightings(text, kind, pattern, is_real))
+    return kept
 
 
 def mask_personal_data(text: str) -> str:
     """Return the text with every item replaced by its kind in brackets, as ``[EMAIL]``."""
-    for found in reversed(find_personal_data(text)):
-        text = f"{text[: found.start]}[{found.kind.upper()}]{text[found.end :]}"
-    return text
+    parts: list[str] = []
+    done = 0
+    for found in find_personal_data(text):
+        parts += [text[done : found.start], f"[{found.kind.upper()}]"]
+        done = found.end
+    return "".join([*parts, text[done:]])

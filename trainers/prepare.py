@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from cluster.errors import DataError, HoneError, JobFileError, UsageError
 from cluster.records import CheckReport, Finding, Plan
 from cluster.store import Store
-from trainers.dataset import Form, Sources, build
+from trainers.dataset import Form, NothingToTrainOn, Sources, build
 from trainers.formats import require_columns
-from trainers.gate_rules import parse_rule
+from trainers.gate_rules import parse_rule, refuse_undecidable
+from trainers.metrics import choose_metrics
 from trainers.planning import plan_run
 from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.report_records import FileRecord
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec
     from trainers.formats import Layout
 
-FORM = 2
+FORM = 3
 """Raised whenever the same rows would be prepared otherwise."""
 
 
@@ -51,43 +52,51 @@ class Ready:
 
 @dataclass(frozen=True)
 class Checked:
-    """A job's prepared data set and the report on it; ``refused`` is why there is no plan."""
+    """A job's prepared data set and the report on it; ``refused`` is why there is no plan.
+
+    Where no row can be trained on, there is a report but no ``prepared`` set.
+    """
 
     job: JobSpec
     key: str
-    prepared: Prepared
+    prepared: Prepared | None
     report: CheckReport
     refused: HoneError | None
 
     def page(self) -> str:
-        """Return the report as an HTML page."""
+        """Return the report as an HTML page; there must be a prepared set."""
         from trainers.check_page import check_page
 
+        assert self.prepared is not None, "the page is made from a prepared set"
         return check_page(self.job, self.prepared, self.report, load_tokenizer(self.job.base), self.refused)
 
 
 def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
     """Prepare the data, plan the run, and return both; nothing of the run exists yet.
 
-    Raises DataError where the audit finds errors, CapacityError where the plan does not fit.
+    Raises DataError where the audit finds errors or no row can be trained on, JobFileError for a gate rule that cannot
+    be decided, CapacityError where the plan does not fit.
     """
     checked = _checked(job, settings, progress)
     report = checked.report
-    if checked.refused is not None:
-        raise checked.refused
-    if not report.ok:
+    if checked.prepared is not None and not report.ok:
         remedy = "run `hone check` on the job for all findings (with --report as a page), and mend the data"
         raise DataError(_errors(report.findings), remedy)
+    if checked.refused is not None:
+        raise checked.refused
+    assert checked.prepared is not None, "a job that is not refused has a prepared set"
     return Ready(report, checked.key, checked.prepared.record.data_hash, checked.page())
 
 
-def check(job: JobSpec, settings: Settings, progress: Progress, page: Path | None = None) -> CheckReport:
-    """Return audit, splits and plan of a job without running it; the page is written even where they refuse it.
+def check(job: JobSpec, settings: Settings, progress: Progress, page: Path | None = None) -> Checked:
+    """Return audit, splits and plan of a job without running it, and why it is refused where it is.
 
-    Raises CapacityError where the plan does not fit.
+    The page is written even then, unless no row can be trained on: it shows what training would see.
     """
     checked = _checked(job, settings, progress)
-    if page is not None:
+    if page is not None and checked.prepared is None:
+        progress.say("no report: there is no training row to show")
+    elif page is not None:
         try:
             page.write_text(checked.page(), encoding="utf-8")
         except OSError as error:
@@ -95,22 +104,33 @@ def check(job: JobSpec, settings: Settings, progress: Progress, page: Path | Non
                 f"{page} cannot be written: {error.strerror}", "name another file: --report FILE"
             ) from error
         progress.say(f"report: {page}")
-    if checked.refused is not None:
-        raise checked.refused
-    return checked.report
+    return checked
 
 
 def _checked(job: JobSpec, settings: Settings, progress: Progress) -> Checked:
     refuse_early(job)
     store = Store(settings.home)
-    key = prepare(job, store, progress)
+    try:
+        key = prepare(job, store, progress)
+    except NothingToTrainOn as error:
+        report = CheckReport(ok=False, findings=error.findings, splits=error.splits, plan=None, fixed=error.fixed)
+        return Checked(job, "", None, report, error)
     prepared = Prepared(store.reading("data", key))
     plan, refused = None, None
     try:
+        _refuse_undecidable(job, prepared)
         plan = plan_run(job, prepared, settings)
     except HoneError as error:
         refused = error
     return Checked(job, key, prepared, _report(prepared, plan), refused)
+
+
+def _refuse_undecidable(job: JobSpec, prepared: Prepared) -> None:
+    """Refuse metrics that a test or slice has nothing for, and gate rules that the scores can never decide."""
+    record, asked = prepared.record, job.evaluate.metrics
+    computed = dict.fromkeys(record.tests, choose_metrics(record.task, asked, len(record.labels)))
+    computed |= {name: choose_metrics(task, asked, 0) for name, task in record.slices.items()}
+    refuse_undecidable(job.gate, computed, record.slices, base_scored=job.evaluate.base)
 
 
 def refuse_early(job: JobSpec) -> None:
@@ -119,7 +139,7 @@ def refuse_early(job: JobSpec) -> None:
 
     check_base(job.base)
     for rule in job.gate:
-        parse_rule(rule)
+        parse_rule(rule, base_scored=job.evaluate.base)
     if job.train.method == "qlora":
         refuse_qlora()
     if job.evaluate.slices:
@@ -172,6 +192,9 @@ def _read(job: JobSpec, scratch: Path) -> Sources:
         parts[name] = rows_of(paths, data, name)
     require_columns(data, problems.columns_seen)
     mixed = {source.name: rows_of(source.train, source, source.name) for source in data.mix or []}
+    for source in data.mix or []:
+        seen = {name for file in problems.files if file.source == source.name for name in file.columns_seen}
+        require_columns(source, seen, f"data.mix, source {source.name}")
     return Sources(parts, mixed, problems, _rows_hash(parts | mixed), scratch)
 
 
@@ -199,24 +222,35 @@ def _rows_hash(parts: dict[str, RowFile]) -> str:
     return digest.hexdigest()
 
 
+def _places_hash(sources: Sources) -> str:
+    """Return the hash of the rows with all that is not trained on: where they lie, and further columns."""
+    digest = hashlib.sha256()
+    for path in sorted(sources.scratch.glob("*.rows")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def _key(job: JobSpec, sources: Sources, form: Form) -> str:
     """Hash all that shapes the prepared set: rows, splits, mixture, audit, template, tokenizer, lengths.
 
-    Also how each file was read: findings and report name places, so the same rows in another file are another set.
+    Also each row's place and further columns, what is wrong with rows and how each file was read: findings and report
+    name places, so the same rows elsewhere are another set.
     """
     data = job.data.model_dump(mode="json", include={"loss_on", "split", "audit", "mix"})
     tokenizer = form.template.tokenizer.backend_tokenizer.to_str()
     vocabulary = hashlib.sha256(tokenizer.encode()).hexdigest()
     given = list(sources.parts)
     shaping = [FORM, sources.data_hash, given, data, form.template.source, vocabulary, form.max_length]
-    shaping += [job.evaluate.metrics, [FileRecord.of(file).model_dump() for file in sources.problems.files]]
+    shaping += [_places_hash(sources), sources.problems, job.evaluate.metrics]
+    shaping += [[FileRecord.of(file).model_dump() for file in sources.problems.files]]
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _report(prepared: Prepared, plan: Plan | None) -> CheckReport:
     record = prepared.record
     ok = all(finding.severity != "error" for finding in record.findings)
-    return CheckReport(ok=ok, findings=record.findings, splits=record.splits, plan=plan)
+    return CheckReport(ok=ok, findings=record.findings, splits=record.splits, plan=plan, fixed=record.fixed)
 
 
 def _errors(findings: Sequence[Finding]) -> str:

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from cluster.records import Finding, Record, SplitCount
+from cluster.records import Finding, Fixed, Record, SplitCount
 from trainers.metrics import Task
-from trainers.report_records import Example, FileRecord, Fixed, Lengths, Typical
+from trainers.report_records import Example, FileRecord, Lengths, Typical
 from trainers.rows import Row
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ class PreparedRecord(Record):
     files: list[FileRecord] = Field(description="how each file was read")
     inputs: dict[str, int] = Field(description="distinct inputs of each split")
     copies: dict[str, int] = Field(description="rows of each split that repeat an earlier one, input and answer")
-    without_target: dict[str, int] = Field(description="rows left out of each split: max_length cuts all their target")
+    without_target: dict[str, int] = Field(
+        description="rows left out of each split: no answer, or max_length cuts all their target"
+    )
     typical: Typical
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -31,3 +34,15 @@ class Ranks:
         shared = [value]
         dist.broadcast_object_list(shared, device=self.device)
         return shared[0]
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of a GPU or of the machine's processor; its architecture where it says no more."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.machine()

@@ -40,9 +40,9 @@ KINDS: dict[type, str] = {
 def json_lines(file: BinaryIO, name: str) -> Iterator[Numbered]:
     """Yield the object on each line that is not blank, with its line number from 1."""
     for number, line in _lines(file, name):
-        if not line.isspace():
+        if line.strip():
             where = f"{name}:{number}"
-            yield number, _object(_parsed(_decoded(line, where), where), where)
+            yield number, _object(_parsed(_decoded(line, where).rstrip(), where), where)
 
 
 def json_array(file: BinaryIO, name: str) -> Iterator[Numbered]:

@@ -77,8 +77,9 @@ class Recorder(Silent):
                 "seconds": self._now.seconds + record.seconds,
             }
         )
-        rates = {"learning_rate": record.learning_rate, "grad_norm": record.grad_norm}
-        self._note({"step": record.step, "loss": record.loss} | rates)
+        point = {"step": record.step, "loss": record.loss, "learning_rate": record.learning_rate}
+        point |= {} if record.grad_norm is None else {"grad_norm": record.grad_norm}
+        self._note(point | {"examples_per_s": record.examples / record.seconds})
         self._latest |= {
             "loss": record.loss,
             "examples_per_s": self._now.examples / self._now.seconds,

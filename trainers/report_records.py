@@ -50,14 +50,6 @@ class FileRecord(Record):
         )
 
 
-class Fixed(Record):
-    """What one fix asked for in ``data.audit.fix`` did."""
-
-    mended: int = Field(default=0, description="rows whose text was changed in place")
-    dropped: int = 0
-    rows: list[str] = Field(default_factory=list, description="the first places, as FILE:LINE")
-
-
 class Turn(Record):
     """A turn as it is shown: personal data masked, ``before`` and ``after`` characters left out around the text."""
 

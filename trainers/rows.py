@@ -18,6 +18,7 @@ from trainers.turns import BrokenTurnError, Message, NotTextError, messages_of, 
 
 ProblemCode = Literal["target_missing", "turn_empty", "roles_broken", "format_mixed"]
 EXTRA_CHARS = 200
+YES, NO = ("true", "1", "yes", "y"), ("false", "0", "no", "n", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Row:
     def completion(self) -> str:
         """The answer's text; the JSON of its tool calls where it says nothing else; empty where there is no answer."""
         return self.messages[-1]["content"] or self.messages[-1].get("tool_calls", "")
+
+    @property
+    def is_labelled(self) -> bool:
+        """True where the answer is the row's label."""
+        return self.label is not None and self.label == self.completion
 
 
 class SourceProblem(NamedTuple):
@@ -130,12 +136,22 @@ class RowMaker:
             tuple(messages),
             label,
             references,
-            _text(record, columns.get("group")),
+            (_text(record, columns.get("group")) or "").strip() or None,
             self.source,
             where,
-            (_text(record, columns["synthetic"]) or "").lower() in ("true", "1", "yes", "y"),
+            self._is_synthetic(_text(record, columns["synthetic"]), where),
             _extra(record, columns),
         )
+
+    def _is_synthetic(self, value: str | None, where: str) -> bool:
+        """Return what the column says; what is neither yes nor no means no, and is noted where the column is named."""
+        said = (value or "").strip().lower()
+        if said not in (*YES, *NO) and "synthetic" in self.data.columns:
+            detail = (
+                f"column {self.data.columns['synthetic']!r} (synthetic) holds {said[:EXTRA_CHARS]!r}, not yes or no"
+            )
+            self.problems.append(SourceProblem("format_mixed", where, detail))
+        return said in YES
 
     def _note_faults(self, row: Row) -> None:
         if not row.completion.strip():

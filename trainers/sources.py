@@ -29,7 +29,8 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from cluster.errors import DataError
-from trainers.formats import FormatChoice, Layout, infer_format
+from trainers.addresses import failure, redacted, shown_name
+from trainers.formats import Layout, infer_format_of_all
 from trainers.readers import Numbered, Record, delimited, json_array, json_lines, named_classes, parquet
 from trainers.rows import FileReading, Row, RowMaker, SourceProblem, SourceProblems
 
@@ -109,20 +110,13 @@ def _remote_files(url: str) -> list[str]:
     return [cast("str", system.unstrip_protocol(file)) for file in found]
 
 
-def shown_name(path: str) -> str:
-    """Return the name that may be printed: a URL without its password and query, which may hold a token."""
-    if "://" not in path:
-        return path
-    return re.sub(r"://[^/@]*@", "://", path).split("?")[0]
-
-
 def _rows(path: str, data: Layout, source: str, problems: SourceProblems) -> Iterator[Row]:
     name = shown_name(path)
     records = _records(path)
     head = list(itertools.islice(records, HEAD_RECORDS))
     if not head:
         raise DataError("there are no rows in it", "Check that the right file is named.", name)
-    choice = _choice([record for _, record in head], data, name)
+    choice = infer_format_of_all([record.keys() for _, record in head], data, name)
     maker = RowMaker(data, choice, source, problems)
     reading = FileReading(name, source, choice, maker.columns_seen)
     problems.files.append(reading)
@@ -140,17 +134,6 @@ def _rows(path: str, data: Layout, source: str, problems: SourceProblems) -> Ite
             "Columns must hold text (messages: a list of turns); flatten nested ones, or set data.format or columns.",
             problem.where,
         )
-
-
-def _choice(head: Sequence[Record], data: Layout, name: str) -> FormatChoice:
-    """Return the format of the first record that has one: a single odd line must not decide for its file."""
-    refusals: list[DataError] = []
-    for record in head:
-        try:
-            return infer_format(record.keys(), data, name)
-        except DataError as error:
-            refusals.append(error)
-    raise refusals[0]
 
 
 def _records(path: str) -> Iterator[Numbered]:
@@ -248,15 +231,18 @@ def _naming(path: str, remedy: str = "Check the address, the network and your ri
     name = shown_name(path)
     try:
         yield
-    except DataError:
-        raise
+    except DataError as error:
+        if "://" not in path:
+            raise
+        raise DataError(redacted(error.what, path), error.remedy, error.where) from error
     except (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         raise DataError(f"the packed file is damaged: {error}", "Copy or pack it anew.", name) from error
     except ImportError as error:
-        raise DataError(f"this kind of address needs a package: {error}", "Install it.", name) from error
+        raise DataError(
+            f"this kind of address needs a package: {redacted(str(error), path)}", "Install it.", name
+        ) from error
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise DataError(f"it cannot be read: {type(error).__name__}: {said}", remedy, name) from error
+        raise DataError(f"it cannot be read: {failure(error, path)}", remedy, name) from error
 
 
 def _packing(path: str) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import DataError
-from trainers.duplicates import RowHashes, connected_groups, same_key_pairs
+from trainers.duplicates import RowHashes, connected_groups, general_inputs, same_key_pairs
 from trainers.folded_text import text_hashes
 from trainers.minhash import NearPairs
 
@@ -50,8 +50,13 @@ class EvaluationExample:
 
 
 def inseparable_groups(rows: Sequence[Row], hashes: RowHashes, near: NearPairs) -> NDArray[np.int64]:
-    """Return each row's group number, shape (N,): rows of one group must lie on one side of every split."""
-    pairs = [same_key_pairs(hashes.exact), same_key_pairs(hashes.input), (near.i, near.j)]
+    """Return each row's group number, shape (N,): rows of one group must lie on one side of every split.
+
+    A general instruction ties no rows: the audit does not take it for an input either.
+    """
+    own = np.flatnonzero(~general_inputs(hashes.input))
+    i, j = same_key_pairs(hashes.input[own])
+    pairs = [same_key_pairs(hashes.exact), (own[i], own[j]), (near.i, near.j)]
     named = np.flatnonzero([row.group is not None for row in rows])
     if len(named):
         i, j = same_key_pairs(text_hashes(str(rows[index].group) for index in named.tolist()))

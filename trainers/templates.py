@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cluster.errors import BaseModelError, DataError
+from trainers.turns import text_of
 
 if TYPE_CHECKING:
     from trainers.turns import Message
 
 LossOn = Literal["completion", "all"]
+SHOWN_CHARS = 60
 
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}"
@@ -70,12 +72,12 @@ def load_tokenizer(path: str) -> Any:
 def template_of(tokenizer: Any, given: str | None) -> Template:
     """Return the job's template (text, or the file that holds it), else the tokenizer's own, else the plain one.
 
-    Raises DataError where it cannot be read or rendered or leaves the opening of an answer to the model, BaseModelError
-    where the tokenizer has several and none is the default.
+    Raises DataError where it cannot be read or rendered, leaves out what was said or leaves the opening of an answer to
+    the model, BaseModelError where the tokenizer has several and none is the default.
     """
     if given is not None:
         template = Template(tokenizer, _template_text(given))
-        template.refuse_unopened()
+        template.refuse_unfit()
         return template
     own = tokenizer.chat_template
     if isinstance(own, dict):
@@ -117,10 +119,21 @@ class Template:
         learned = turns if loss_on == "all" else turns[-1:]
         return list(self._cut(messages, learned))
 
-    def refuse_unopened(self) -> None:
-        """Raise DataError where the prompt does not open the assistant's turn, so that answers would begin with it."""
+    def refuse_unfit(self) -> None:
+        """Raise DataError where the prompt lacks the question or the answer's text the answer.
+
+        Also where the prompt does not open the assistant's turn, so that answers would begin with it.
+        """
         asked: Message = {"role": "user", "content": "ASKED"}
-        answer = self.segments([asked, {"role": "assistant", "content": "ANSWERED"}])[-1].text
+        prompt, answer = (part.text for part in self.segments([asked, {"role": "assistant", "content": "ANSWERED"}]))
+        for name, text, said in (("question", prompt, "asked"), ("answer", answer, "answered")):
+            if said not in text.lower():
+                raise DataError(
+                    f"the chat template never writes the {name}: of a row whose {name} is {said.upper()!r} it makes "
+                    f"{text[:SHOWN_CHARS]!r}",
+                    "Write {{ message.content }} for every message of messages.",
+                    "data.template",
+                )
         opening = answer.partition("ANSWERED")[0]
         if opening.strip() and "add_generation_prompt" not in self.source:
             raise DataError(
@@ -157,9 +170,28 @@ class Template:
             before = self._render(messages[:turn], prompt=True)
             yield Segment(self._added(done, before), False)
             added = self._added(before, self._render(messages[: turn + 1], prompt=False))
+            self._refuse_left_out(messages[: turn + 1], before + added, added)
             answer = self._ended(added, self.tokenizer.eos_token if turn == learned[-1] else "")
             yield Segment(answer, True)
             done = before + answer
+
+    def _refuse_left_out(self, messages: Sequence[Message], rendered: str, added: str) -> None:
+        """Raise DataError where what the last message says or calls makes no difference to the rendered text."""
+        last = messages[-1]
+        said = last["content"].strip()
+        parts = ["content"] if said and said not in added else []
+        for part in (*parts, *({"tool_calls"} & last.keys())):
+            without = {"content": ""} | {key: value for key, value in last.items() if key != part}
+            try:
+                other = self._render([*messages[:-1], without], prompt=False)
+            except DataError:
+                continue  # the template looks at it
+            if other == rendered:
+                raise DataError(
+                    f"the chat template leaves out an answer's {part}",
+                    "Mend the row, or give a template that writes it as data.template.",
+                    "data.template",
+                )
 
     def _added(self, before: str, after: str) -> str:
         if after.startswith(before):
@@ -185,29 +217,37 @@ class Template:
         return re.compile(rf"(?<!\s)\s*(?:(?P<stop>{either})(?:\s|{either})*)?\Z")
 
     def _render(self, messages: Sequence[Message], *, prompt: bool) -> str:
-        import jinja2
-
         shown = [_as_templates_read(message) for message in messages]
         try:
-            return self.tokenizer.apply_chat_template(
+            text: str = self.tokenizer.apply_chat_template(
                 shown, chat_template=self.source, tokenize=False, add_generation_prompt=prompt
             )
-        except (jinja2.TemplateError, TypeError, KeyError, ValueError, IndexError, AttributeError) as error:
+        except Exception as error:  # a template is a program: it may divide by zero or make a list too long
             roles = ", ".join(message["role"] for message in messages)
             raise DataError(
-                f"the chat template cannot render turns of the roles {roles}: {error}",
+                f"the chat template cannot render turns of the roles {roles}: {str(error) or type(error).__name__}",
                 "Mend the row, or give another template as data.template.",
                 "data.template",
             ) from error
+        return text_of(text) or ""
 
 
 def _as_templates_read(message: Message) -> dict[str, Any]:
-    """Return a message with its tool calls as objects, and their arguments too, as templates expect them."""
+    """Return a message with its tool calls as objects, and their arguments too, as templates expect them.
+
+    Raises DataError where the calls are none; reading rows refuses such (``trainers.turns``), so they came another way.
+    """
     shown: dict[str, Any] = dict(message)
     if "tool_calls" in message:
-        shown["tool_calls"] = json.loads(message["tool_calls"])
-        for call in shown["tool_calls"]:
-            function = call.get("function", call)
-            if isinstance(function.get("arguments"), str):
-                function["arguments"] = json.loads(function["arguments"] or "{}")
+        try:
+            shown["tool_calls"] = json.loads(message["tool_calls"])
+            for call in shown["tool_calls"]:
+                function = call.get("function", call)
+                if isinstance(function.get("arguments"), str):
+                    function["arguments"] = json.loads(function["arguments"] or "{}")
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(
+                f"the tool calls {message['tool_calls'][:SHOWN_CHARS]!r} cannot be read: {error}",
+                "Write them as a list of objects, each with a function's name and its arguments as JSON.",
+            ) from error
     return shown

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 References = Sequence[Sequence[str]]
 """One or more references for each example."""
+RougeKind = Literal["rouge1", "rouge2", "rougeL"]
 
 WORD = re.compile(r"[^\W_]+")
 
@@ -38,14 +39,18 @@ class WordTokenizer:
         return WORD.findall(text.lower())
 
 
-def rouge(texts: Sequence[str], references: References, kind: Literal["rouge1", "rouge2", "rougeL"]) -> Weighted:
+def rouge(texts: Sequence[str], references: References, kind: RougeKind) -> Weighted:
     """Return the mean over examples of the F-measure against the best reference."""
+    return from_mean(rouge_of_each(texts, references, kind))
+
+
+def rouge_of_each(texts: Sequence[str], references: References, kind: RougeKind) -> Floats:
+    """Return each example's F-measure against its best reference, shape (N,)."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer: Any = RougeScorer([kind], tokenizer=WordTokenizer())
     pairs = zip(texts, references, strict=True)
-    best: list[float] = [scorer.score_multi(list(known), text)[kind].fmeasure for text, known in pairs]
-    return from_mean(np.array(best, dtype=np.float64))
+    return np.array([scorer.score_multi(list(known), text)[kind].fmeasure for text, known in pairs], dtype=np.float64)
 
 
 def bleu(texts: Sequence[str], references: References) -> Weighted:

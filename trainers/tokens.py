@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cluster.errors import DataError, StoreError
+from trainers.rows import SourceProblem
 
 if TYPE_CHECKING:
     from trainers.rows import Row
@@ -51,12 +52,24 @@ class Encoded:
         return int(self.is_target_T.sum())
 
 
-def encode_rows(rows: Iterable[Row], template: Template, loss_on: LossOn, max_length: int) -> Iterator[Encoded]:
-    """Yield every row's tokens, in order. Raises DataError where the template cannot render a row."""
+def encode_rows(
+    rows: Iterable[Row],
+    template: Template,
+    loss_on: LossOn,
+    max_length: int,
+    problems: list[SourceProblem] | None = None,
+) -> Iterator[Encoded]:
+    """Yield every row's tokens, in order.
+
+    A row that the template cannot render goes into ``problems`` and yields no tokens; without ``problems``, or where
+    that is every row, it raises DataError.
+    """
+    num_rows, refused = 0, list[DataError]()
     for batch in _batches(rows):
-        pieces = [_segments(row, template, loss_on) for row in batch]
+        num_rows += len(batch)
+        pieces = [_segments(row, template, loss_on, refused if problems is not None else None) for row in batch]
         distinct = list(dict.fromkeys(segment.text for segments in pieces for segment in segments))
-        encoded = template.tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
+        encoded = template.tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"] if distinct else []
         ids_of = dict(zip(distinct, encoded, strict=True))
         for segments in pieces:
             ids = np.asarray([i for segment in segments for i in ids_of[segment.text]], dtype=np.int32)
@@ -65,13 +78,22 @@ def encode_rows(rows: Iterable[Row], template: Template, loss_on: LossOn, max_le
             ).astype(np.bool_)
             mask[:1] = False
             yield Encoded(ids[:max_length], mask[:max_length], len(ids), int(mask.sum()))
+    if refused and len(refused) == num_rows:
+        raise refused[0]
+    if problems is not None:
+        problems += [SourceProblem("roles_broken", error.where, error.what) for error in refused]
 
 
-def _segments(row: Row, template: Template, loss_on: LossOn) -> list[Segment]:
+def _segments(row: Row, template: Template, loss_on: LossOn, refused: list[DataError] | None) -> list[Segment]:
+    """Return a row's pieces; none where the template cannot render it, which is then in ``refused``."""
     try:
         return template.segments(row.messages, loss_on)
     except DataError as error:
-        raise DataError(error.what, error.remedy, row.where) from error
+        named = DataError(error.what, error.remedy, row.where)
+        if refused is None:
+            raise named from error
+        refused.append(named)
+        return []
 
 
 class TokenSet:

@@ -50,10 +50,7 @@ def messages_of(value: object) -> list[Message]:
     Raises BrokenTurnError where a turn is no object, has an unknown role, or holds something that is not text.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise BrokenTurnError(f"the turns are no valid JSON: {error.msg} at column {error.colno}") from error
+        value = _from_json(value, "the turns are")
     if not isinstance(value, list) or not value:
         raise BrokenTurnError(f"the turns are {_seen(cast('object', value))}, not a list of turns")
     return [_message(turn, place) for place, turn in enumerate(cast("list[object]", value), start=1)]
@@ -89,14 +86,14 @@ def _message(turn: object, place: int) -> Message:
         raise BrokenTurnError(f"turn {place} has the role {said!r}; known are {', '.join(ROLES)}")
     content = parts["content"] if "content" in parts else parts.get("value")
     if said == "function_call":  # ShareGPT writes the call itself as the turn's text
-        return {"role": role, "content": "", "tool_calls": _share_gpt_call(content, place)}
+        return {"role": role, "content": "", "tool_calls": _calls_text(_share_gpt_calls(content, place), place)}
     message = {"role": role, "content": _joined(content, place)}
     for key in ("name", "tool_call_id"):
         if isinstance(value := parts.get(key), str):
-            message[key] = value
-    calls = parts.get("tool_calls") or _legacy_call(parts.get("function_call"))
-    if calls:
-        message["tool_calls"] = calls if isinstance(calls, str) else json.dumps(calls, ensure_ascii=False)
+            message[key] = text_of(value) or ""
+    legacy = parts.get("function_call")
+    if calls := parts.get("tool_calls") or (_as_functions([legacy]) if legacy else None):
+        message["tool_calls"] = _calls_text(calls, place)
     return message
 
 
@@ -116,16 +113,47 @@ def _joined(content: object, place: int) -> str:
     return "".join(texts)
 
 
-def _share_gpt_call(content: object, place: int) -> str:
+def _share_gpt_calls(content: object, place: int) -> list[object]:
+    call = _from_json(content, f"turn {place} is a function call but")
+    return _as_functions(cast("list[object]", call) if isinstance(call, list) else [call])
+
+
+def _as_functions(functions: list[object]) -> list[object]:
+    return [{"type": "function", "function": function} for function in functions]
+
+
+def _calls_text(calls: object, place: int) -> str:
+    """Return tool calls, a list or its JSON, as JSON text.
+
+    Raises BrokenTurnError unless each is an object with a function's name, and with arguments that are JSON.
+    """
+    text = calls if isinstance(calls, str) else json.dumps(calls, ensure_ascii=False)
+    listed = _from_json(calls, f"turn {place} has tool_calls that are")
+    if not isinstance(listed, list) or not listed:
+        raise BrokenTurnError(f"turn {place} has tool_calls that are {_seen(listed)}, not a list of calls")
+    for number, call in enumerate(cast("list[object]", listed), start=1):
+        named = f"turn {place} has a tool call ({number}) that"
+        function = cast("dict[str, object]", call).get("function", call) if isinstance(call, dict) else call
+        if not isinstance(function, dict):
+            raise BrokenTurnError(f"{named} is {_seen(function)}, not an object with a function")
+        parts = cast("dict[str, object]", function)
+        if not isinstance(parts.get("name"), str):
+            raise BrokenTurnError(f"{named} names no function")
+        if arguments := parts.get("arguments"):
+            _from_json(arguments, f"{named} has arguments that are")
+    return text_of(text) or ""
+
+
+def _from_json(value: object, said: str) -> object:
+    """Return the value of JSON text, anything else as it is; raise BrokenTurnError, which ``said`` begins."""
+    if not isinstance(value, str):
+        return value
     try:
-        call: object = json.loads(content) if isinstance(content, str) else content
+        return json.loads(value)
     except json.JSONDecodeError as error:
-        raise BrokenTurnError(f"turn {place} is a function call but no valid JSON: {error.msg}") from error
-    return json.dumps(_legacy_call(call), ensure_ascii=False)
-
-
-def _legacy_call(call: object) -> list[object]:
-    return [{"type": "function", "function": call}] if call else []
+        raise BrokenTurnError(f"{said} no valid JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise BrokenTurnError(f"{said} JSON that cannot be read: {error}") from error
 
 
 def _seen(value: object) -> str:

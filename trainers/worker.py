@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -44,19 +44,25 @@ if TYPE_CHECKING:
     from cluster.spec import TrainSpec
     from trainers.tokens import TokenSet
 
+FUSED_PROBE_TOKENS = 32
+FUSED_TOLERANCE = 1e-2
+"""Relative: scaling or capping the loss of some thirty targets changes it by much more, rounding to bf16 by less."""
 PROBE_EXAMPLES = 4
 PROBE_TARGETS = 32
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One finished optimizer step, counted from 1; ``seconds`` it took; ``stop`` where a rank asked to end."""
+    """One finished optimizer step, counted from 1; ``seconds`` it took; ``stop`` where a rank asked to end.
+
+    ``grad_norm`` is the gradient's before clipping; None at ZeRO stage 0 in fp32, where DeepSpeed clips but keeps none.
+    """
 
     step: int
     steps: int
     loss: float
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
     examples: int
     target_tokens: int
     seconds: float
@@ -117,6 +123,7 @@ class Worker:
                 config=config,
             )[0]
         self.packed = self._can_pack()
+        self.fused = self._can_fuse()
         self.restored = LoopState()
         if found is not None:
             self._restore(*found)
@@ -130,6 +137,20 @@ class Worker:
 
         self.engine.eval()
         return keeps_examples_apart(logits, causal_lm(self.module.model))
+
+    def _can_fuse(self) -> bool:
+        """Find out whether the loss from inside the output embedding is the model's own (collective)."""
+        ids = np.resize(np.arange(2, 8, dtype=np.int32), FUSED_PROBE_TOKENS)
+        inputs = self._on_device((pack if self.packed else pad)([(ids, np.ones(len(ids), np.bool_))]))
+        with torch.no_grad():
+            plain = float(self.engine(*inputs))
+            try:
+                fused = float(self.engine(*inputs)) if self.module.fuse(fused=True) else nan
+            except (IndexError, RuntimeError):
+                fused = nan
+        same = abs(fused - plain) <= FUSED_TOLERANCE * abs(plain)
+        self.module.fuse(fused=same)
+        return same
 
     def _restore(self, path: Path, state: LoopState) -> None:
         """Give the engine, which has the checkpoint's weights, its moments (collective)."""
@@ -173,7 +194,7 @@ class Worker:
             steps=self.schedule.num_steps,
             loss=loss_mean,
             learning_rate=rate,
-            grad_norm=float(self.engine.get_global_grad_norm() or 0.0),
+            grad_norm=None if (norm := self.engine.get_global_grad_norm()) is None else float(norm),
             examples=len(examples),
             target_tokens=num_targets,
             seconds=time.perf_counter() - began,

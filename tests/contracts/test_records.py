@@ -30,7 +30,8 @@ CHECK = f"""{{"ok": true,
  "findings": [{{"code": "duplicate_exact", "severity": "warning", "count": 3, "rows": ["a.jsonl:7"], "remedy": "drop",
                "detail": ""}}],
  "splits": {{"train": {{"rows": 8, "tokens": 80, "target_tokens": 16}}}},
- "plan": {PLAN}}}"""
+ "plan": {PLAN},
+ "fixed": {{"pii": {{"mended": 2, "dropped": 0, "rows": ["a.jsonl:9"]}}}}}}"""
 
 INTERVAL = '{"value": 0.7, "low": 0.6, "high": 0.8}'
 

@@ -60,6 +60,6 @@ def losses(base: Path, tokens: Path, stage: int, precision: str) -> list[float]:
         memory_bytes={},
         available_bytes=0,
     )
-    inputs = LoopInputs(str(base), train, plan, TokenSet.load(tokens), None, Path())
+    inputs = LoopInputs(str(base), train, plan, TokenSet.load(tokens), None, tokens.parent)
     worker = Worker(inputs, Ranks(0, 1, torch.device("cuda", 0)))
     return [record.loss for record in worker.steps()]

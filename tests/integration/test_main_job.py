@@ -59,6 +59,9 @@ def test_full_tuning_learns_is_released_and_registered(
     check = (home / "runs" / result["run"] / "check.html").read_text(encoding="utf-8")
     assert "<h1>tickets</h1>" in check
     assert [path.read_text(encoding="utf-8") for path in home.glob("mlartifacts/*/*/artifacts/check.html")] == [check]
+    report = (home / "runs" / result["run"] / "report.html").read_text(encoding="utf-8")
+    assert "Accepted: tickets@1" in report
+    assert [path.read_text(encoding="utf-8") for path in home.glob("mlartifacts/*/*/artifacts/report.html")] == [report]
     code, again, _ = run_json(capsys, "evaluate", "tickets@champion", "--data", str(tickets))
     assert code == 0
     assert again["metrics"]["accuracy"] > 0.6

@@ -90,7 +90,7 @@ def spec(method: str) -> TrainSpec:
 
 def losses(ranks: Ranks, base: Path, tokens: Path, method: str, stage: int, micro: int) -> list[float]:
     inputs = LoopInputs(
-        str(base), spec(method), plan(stage, ranks.world_size, micro), TokenSet.load(tokens), None, Path()
+        str(base), spec(method), plan(stage, ranks.world_size, micro), TokenSet.load(tokens), None, tokens.parent
     )
     return [record.loss for record in Worker(inputs, ranks).steps()]
 
@@ -157,7 +157,9 @@ def first_gradients(ranks: Ranks, base: Path, tokens_path: Path, stage: int) -> 
     from deepspeed.utils import safe_get_full_optimizer_state
 
     tokens, train = TokenSet.load(tokens_path), spec("full").model_copy(update={"max_grad_norm": 0.0})
-    worker = Worker(LoopInputs(str(base), train, plan(stage, ranks.world_size, 40), tokens, None, Path()), ranks)
+    worker = Worker(
+        LoopInputs(str(base), train, plan(stage, ranks.world_size, 40), tokens, None, tokens_path.parent), ranks
+    )
     next(worker.steps())
     if stage < 3:  # DeepSpeed 0.19.8 links the optimizer's state to its parameters at the first step, before it exists
         worker.engine.optimizer._hp_optimizer_states_linked = False

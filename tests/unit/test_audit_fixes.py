@@ -9,13 +9,12 @@ import pytest
 
 from cluster.audit_spec import UNFIXABLE
 from cluster.errors import JobFileError
-from cluster.records import FINDING_CODES
+from cluster.records import FINDING_CODES, Fixed
 from cluster.spec import AuditSpec
 from tests.audited_rows import audited, chat, clean_chats, clean_labels, labelled
 from trainers import audit_fixes
 from trainers.audit import audit
 from trainers.audit_evidence import TokenCounts
-from trainers.report_records import Fixed
 from trainers.rows import Row
 
 

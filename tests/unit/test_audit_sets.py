@@ -124,3 +124,22 @@ def test_several_references_of_an_input_are_a_note_and_no_row_goes():
 def test_plain_text_has_no_input_to_contradict():
     rows = [Row(({"role": "assistant", "content": f"text {place}"},), where=f"f:{place}") for place in range(30)]
     assert conflict_evidence(audited(rows)) == []
+
+
+def test_a_label_that_is_not_the_answer_hides_no_near_copy():
+    rows = [
+        chat(*(m["content"] for m in row.messages), label=f"l{place}") for place, row in enumerate(clean_chats(100))
+    ]
+    copy = near(rows[7])
+    rows.append(chat(*(m["content"] for m in copy.messages), label="other"))
+    assert codes(duplicate_evidence(audited(rows), 0.8)) == {"duplicate_near": [100]}
+
+
+def test_labels_that_differ_in_case_are_a_conflict_and_answers_are_not():
+    rows = clean_labels(100)
+    text = rows[3].messages[0]["content"]
+    (found,) = conflict_evidence(audited([*rows, labelled(text, (rows[3].label or "").upper())]))
+    assert (found.severity, found.rows.tolist()) == ("warning", [100])
+    chats = clean_chats(100)
+    prompt, answer = (message["content"] for message in chats[3].messages)
+    assert conflict_evidence(audited([*chats, chat(prompt, answer.upper())])) == []

@@ -107,3 +107,9 @@ def test_a_small_test_is_noted_with_the_interval_it_allows():
     # 1.96 * sqrt(0.25 / 25) = 0.196
     assert (found.severity, "±0.20" in found.detail) == ("note", True)
     assert small_evidence(audited({"train": clean_chats(300), "test": clean_chats(100, seed=1)}), 200) == []
+
+
+def test_small_counts_only_rows_that_are_used():
+    tokens = TokenCounts(np.full(300, 50), np.full(300, 5), np.where(np.arange(300) < 90, 5, 0), 40)
+    (found,) = small_evidence(audited(clean_chats(300), tokens=tokens), 200)
+    assert found.detail.startswith("90 training rows")

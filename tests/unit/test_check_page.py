@@ -10,11 +10,12 @@ import pytest
 
 from cluster.cli import main
 from cluster.errors import CapacityError
+from cluster.records import Fixed
 from cluster.resources import plan_facts
 from tests.checked_sets import PLAN, CheckedSet, checked_set
 from tests.page_outline import Outline, refuse_fetching_or_running
 from tests.tiny import ticket_rows, write_base, write_jsonl
-from trainers.report_records import FileRecord, Fixed
+from trainers.report_records import FileRecord
 from trainers.token_view import SPACE
 from trainers.tokens import TokenSet
 

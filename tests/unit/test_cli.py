@@ -81,3 +81,10 @@ def test_list_and_status_say_what_there_is(
     assert "no runs yet" in capsys.readouterr().out
     assert main(["status", "x-20260101-000000-abcd"]) == 2
     assert "x-20260101-000000-abcd" in capsys.readouterr().err
+
+
+def test_init_says_why_a_file_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(tmp_path / "missing" / "job.yaml")]) == 2
+    shown = capsys.readouterr().err
+    assert "cannot be written: No such file" in shown
+    assert "Traceback" not in shown

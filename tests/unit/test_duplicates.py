@@ -208,3 +208,18 @@ def test_near_texts_leave_out_labels_system_turns_and_shared_instructions():
     rows = [row(instruction + text, "x", label="x") for text in different]
     assert list(NearTexts(rows)) == [folded(text) for text in different]
     assert len(near_duplicate_pairs(NearTexts(rows)).i) == len(rows) - 3, "only the copies are alike"
+
+
+def test_rows_with_other_references_are_no_copies_of_each_other():
+    rows = [
+        Row(row("Hi", "Yo").messages, references=refs) for refs in (("a",), ("b",), ("a",), (), ("a", "b"), ("b", "a"))
+    ]
+    exact = row_hashes(rows).exact
+    assert exact[0] == exact[2]
+    assert exact[4] == exact[5]
+    assert len(set(exact.tolist())) == 4
+
+
+def test_a_label_that_is_not_the_answer_leaves_the_answer_in_what_is_compared():
+    assert list(NearTexts([row("Hi", "Yo", label="polite")])) == ["hi yo"]
+    assert list(NearTexts([row("Hi", "polite", label="polite")])) == ["hi"]

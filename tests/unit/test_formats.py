@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import DataError
 from cluster.spec import DataSpec
-from trainers.formats import infer_format, require_columns
+from trainers.formats import infer_format, infer_format_of_all, require_columns
 
 
 def spec(**keys: object) -> DataSpec:
@@ -81,6 +81,12 @@ def test_a_stated_format_wins_over_what_the_columns_look_like():
             "no column 'qestion'",
             "mean 'question'?",
         ),
+        (
+            "question completion",
+            {"columns": {"prompt": "question", "completion": "complet"}},
+            "no column 'complet'",
+            "mean 'completion'?",
+        ),
         ("mr ref", {"format": "alpaca"}, "data.format is alpaca", "columns: {prompt: YOUR COLUMN}"),
     ],
 )
@@ -105,3 +111,27 @@ def test_a_named_column_that_no_source_has_is_refused():
     require_columns(named, {"q", "a", "user_id"})
     with pytest.raises(DataError, match=r"user_id.*data\.columns\.group"):
         require_columns(named, {"q", "a", "userid"})
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        (["text", "text label", "text label"], "classification"),
+        (["text", "text", "text label"], "classification"),
+        (["text", "text url"], "text"),
+        (["comment", "text", "prompt completion"], "prompt_completion"),
+        (["messages", "prompt completion", "prompt completion"], "prompt_completion"),
+        (["messages", "prompt completion"], "messages"),
+    ],
+)
+def test_the_first_records_decide_together_and_plain_text_comes_last(records: list[str], expected: str):
+    assert infer_format_of_all([columns.split() for columns in records], spec()).format == expected
+
+
+@pytest.mark.parametrize("ours", ["label", "group"])
+def test_plain_text_is_refused_where_a_named_column_is_not_there(ours: str):
+    named = spec(columns={ours: "topics"})
+    with pytest.raises(DataError, match=rf"no column 'topics' \(named in data\.columns\.{ours}\)") as caught:
+        infer_format_of_all([["text"], ["text", "topic"]], named, "rows.csv")
+    assert "mean 'topic'?" in caught.value.remedy
+    assert caught.value.where == "rows.csv"

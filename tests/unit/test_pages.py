@@ -6,7 +6,8 @@ import pytest
 from markupsafe import Markup
 
 from cluster import charts
-from cluster.charts import Bar, Bins, Bound
+from cluster.charts import Bar, Bins, Bound, Span
+from cluster.curves import Mark, Series, curve
 from cluster.page_style import STYLE
 from cluster.pages import Section, Tile, badge, banner, element, facts, folded, page, table, tiles, visible
 from tests.page_outline import Outline, refuse_fetching_or_running
@@ -24,6 +25,8 @@ BLOCKS = {
     "banner": banner("error", EVIL, EVIL),
     "folded": folded(EVIL, visible(EVIL)),
     "bars": charts.bars([Bar(EVIL, 1, EVIL)]),
+    "spans": charts.spans([Span(EVIL, EVIL, 0.5, EVIL, (0.2, 0.7))], (0.0, 1.0)),
+    "curve": curve(EVIL, EVIL, [Series(EVIL, [(1, 2.0), (2, 3.0)], has_dots=True)] * 2, Mark(1, EVIL), Mark(2.5, EVIL)),
     "histogram": charts.histogram(Bins(1, [1]), EVIL, EVIL, Bound(1, EVIL)),
 }
 
@@ -84,7 +87,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.mark.parametrize(
     ("text", "back"),
     [
-        *((name, back) for name in ("ink", "soft", "link", "odd") for back in ("paper", "panel")),
+        *((name, back) for name in ("ink", "soft", "link", "odd", "second") for back in ("paper", "panel")),
         ("ink", "target"),
         ("ink", "special"),
         *((tone, f"{tone}-back") for tone in ("good", "error", "warning", "note")),
@@ -133,3 +136,17 @@ def test_bars_are_as_long_as_their_values():
 @pytest.mark.parametrize(("reach", "step"), [(0, 1), (8, 1), (9, 2), (17, 5), (41, 10), (160, 20), (161, 50)])
 def test_axes_are_divided_into_round_steps(reach: int, step: int):
     assert charts.nice_step(reach, 8) == step
+
+
+def test_intervals_are_drawn_where_their_axis_has_them():
+    markup = charts.spans(
+        [
+            Span("accuracy", "base", 0.5, "0.500", (0.25, 0.75), "hollow"),
+            Span("accuracy", "tuned", 2.0, "2.000"),
+        ],
+        (0.0, 0.5, 1.0),
+    )
+    dots = re.findall(r'class="dot ([a-z ]+)" cx="([\d.]+)%"', markup)
+    assert dots == [("hollow", "50.00"), ("full", "100.00")], "what lies beyond the axis is drawn at its end"
+    assert re.findall(r'class="whisker" x1="([\d.]+)%" x2="([\d.]+)%" y1="50%"', markup) == [("25.00", "75.00")]
+    assert Outline(markup).text.count("accuracy") == 1, "a group is named before its first span"

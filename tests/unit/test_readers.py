@@ -67,7 +67,7 @@ def test_an_array_is_read_as_json_reads_it_whatever_the_pieces(
     ("data", "where", "said"),
     [
         ('{"a": 1}\n{"a": }\n', "rows:2", "column 7"),
-        ('{"a": 1}\n{"a": 1\n', "rows:2", "no valid JSON"),
+        ('{"a": 1}\n{"a": 1\n', "rows:2", "at column 8"),
         ('{"a": 1} {"b": 2}\n', "rows:1", "Extra data at column 10"),
         ('{"a": 1}\n\n42\n', "rows:3", "a number, not an object"),
         ('{"a": 1}\n[1]\n', "rows:2", "a list, not an object"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -19,7 +21,8 @@ import pytest
 from cluster.errors import DataError
 from cluster.spec import DataSpec
 from trainers import sources
-from trainers.sources import Row, is_hub_id, read_rows, shown_name
+from trainers.addresses import redacted, shown_name
+from trainers.sources import Row, is_hub_id, read_rows
 
 RECORDS = [{"prompt": f"q {i}", "completion": f"a {i}"} for i in range(3)]
 EXPECTED = [("q 0", "a 0"), ("q 1", "a 1"), ("q 2", "a 2")]
@@ -62,6 +65,14 @@ def test_fsspec_urls_are_read_and_globbed(name: str, scheme: str, tmp_path: Path
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
+        """Answer ``/STATUS/…`` with that status."""
+        first = self.path.split("/")[1]
+        if not first.isdigit():
+            return super().send_head()
+        self.send_error(int(first))
+        return None
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -96,9 +107,25 @@ def test_a_server_that_never_answers_is_refused_in_time(monkeypatch: pytest.Monk
         assert time.monotonic() - began_s < 10
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_an_error_of_a_server_names_its_status_and_no_secret(served: str, name: str, status: int):
+    url = f"{served}/{status}/{name}?token=SECRET".replace("://", "://bob:SECRET@")
+    error = refused(url)
+    assert f"the server answered {status}" in error.what
+    assert "SECRET" not in str(error)
+
+
+def test_every_url_in_a_message_is_redacted():
+    message = "403, url='http://a:SECRET@h/x?k=SECRET' (https://h/y?sig=SECRET), see s3://b/c"
+    assert redacted(message, "nothing") == "403, url='http://h/x' (https://h/y), see s3://b/c"
+    assert redacted("no memory://bo b:SEC RET@h/x?t=SEC", "memory://bo b:SEC RET@h/x?t=SEC") == "no memory://h/x"
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
+        ("https://me:sec@ret@host/a.jsonl", "https://host/a.jsonl"),
         ("https://host/a.jsonl?sig=abc", "https://host/a.jsonl"),
         ("https://me:secret@host/a.jsonl", "https://host/a.jsonl"),
         ("s3://bucket/a.jsonl", "s3://bucket/a.jsonl"),

@@ -250,3 +250,18 @@ def test_half_a_character_becomes_the_replacement_character():
     row = row_of({"prompt": "a\ud83d", "completion": "\ud83d\ude00"})
     assert row.prompt[0]["content"] == "a\ufffd"
     assert row.completion == "\U0001f600", "two halves that fit are one character"
+
+
+@pytest.mark.parametrize("value", ["", "  ", None])
+def test_an_empty_group_is_none(value: object):
+    assert row_of({"prompt": "Hi", "completion": "Hello", "user": value}, columns={"group": "user"}).group is None
+
+
+def test_what_is_neither_yes_nor_no_in_a_named_synthetic_column_is_counted():
+    record = {"prompt": "Hi", "completion": "Hello", "made": "perhaps", "synthetic": "gpt"}
+    row, problems = made(record, columns={"synthetic": "made"})
+    assert row is not None
+    assert not row.synthetic
+    assert [p.code for p in problems] == ["format_mixed"]
+    assert "'made' (synthetic) holds 'perhaps'" in problems[0].detail
+    assert not row_of(record).synthetic, "a column that nobody named may mean anything"

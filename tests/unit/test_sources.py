@@ -159,6 +159,8 @@ def test_a_first_line_that_is_odd_does_not_decide_for_the_file(tmp_path: Path):
     [
         ("empty.jsonl", "", "no rows"),
         ("blank.jsonl", "\n \n", "no rows"),
+        ("mark.jsonl", "\ufeff", "no rows"),
+        ("mark.csv", "\ufeff", "no rows"),
         ("empty.json", "[]", "no rows"),
         ("empty.csv", "", "no rows"),
         ("header.csv", "prompt,completion\n", "no rows"),
@@ -219,3 +221,11 @@ def test_nulls_in_parquet_are_missing_answers(tmp_path: Path):
     problems = SourceProblems()
     assert [row.label for row in rows_of(tmp_path / "rows.parquet", problems=problems)] == [None, "1", "0"]
     assert [p.code for p in problems] == ["target_missing", "turn_empty"]
+
+
+def test_a_first_record_without_the_label_leaves_the_file_a_classification(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b", "label": "x"}\n{"text": "c", "label": "y"}\n')
+    problems = SourceProblems()
+    assert [row.label for row in rows_of(path, problems=problems)] == [None, "x", "y"]
+    assert [(p.code, p.where) for p in problems] == [("target_missing", f"{path}:1")]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cluster.errors import DataError
 from cluster.spec import DataSpec, SplitSpec
-from trainers.duplicates import NearTexts, row_hashes
+from trainers.duplicates import GENERAL_ROWS, NearTexts, row_hashes
 from trainers.minhash import NearPairs, near_duplicate_pairs
 from trainers.rows import Row
 from trainers.sources import read_rows
@@ -56,8 +56,12 @@ def test_nothing_that_belongs_together_straddles(
     pairs = NearPairs(np.asarray([i for i, _ in near], int), np.asarray([j for _, j in near], int), np.ones(len(near)))
     split_of = split(rows, pairs, seed=seed, validation=validation, test=test)
     side: dict[object, int] = {}
+    inputs = Counter(one.prompt[0]["content"] for one in rows)
     for place, one in enumerate(rows):
-        for key in (("input", one.prompt[0]["content"]), ("group", one.group) if one.group else ("row", place)):
+        asked = one.prompt[0]["content"]
+        # What twenty rows of at most eighty ask is an instruction; only equal rows of it belong together.
+        own = ("input", asked) if inputs[asked] < GENERAL_ROWS else ("equal", asked, one.completion)
+        for key in (own, ("group", one.group) if one.group else ("row", place)):
             assert side.setdefault(key, split_of[place]) == split_of[place]
     assert all(split_of[i] == split_of[j] for i, j in near)
     for name, fraction in ((VALIDATION, validation), (TEST, test)):
@@ -172,3 +176,10 @@ def test_the_label_of_an_example_is_the_one_most_rows_give():
 def test_plain_texts_are_examples_of_their_own():
     examples = evaluation_examples([row("", "Once"), row("", "Once")])
     assert [example.references for example in examples] == [("Once",), ("Once",)]
+
+
+def test_a_general_instruction_ties_no_rows_but_equal_ones():
+    rows = [row("Say something.", str(place // 2)) for place in range(200)]
+    split_of = split(rows, validation=0.0, test=0.1)
+    assert (split_of == TEST).sum() == 20
+    assert np.array_equal(split_of[::2], split_of[1::2])

@@ -247,3 +247,48 @@ def test_the_real_small_model_gets_the_plain_template(realdata: Path):
     # A byte-fallback tokenizer of 512 tokens: begin, "▁H", "i", line break as its byte.
     assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "▁H", "i", "<0x0A>"]
     assert tokenizer.convert_ids_to_tokens(template.answer_ids([USER], "Yo")) == ["▁", "Y", "o", "</s>"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{% for m in messages %}{{ m.contents }}{% endfor %}", "leaves out an answer's content"),
+        ("{{ 'Hello' }}", "leaves out an answer's content"),
+        ("{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}", "never writes the question"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "leaves out an answer's content"),
+    ],
+)
+def test_a_template_that_leaves_out_what_was_said_is_refused(source: str, said: str):
+    with pytest.raises(DataError, match=said) as caught:
+        template_of(bytewise(), source)
+    assert caught.value.where == "data.template"
+
+
+@pytest.mark.parametrize("source", ["{{ 1/0 }}", "{% for i in range(10000000) %}{% endfor %}", "{{ [0] * -1 % 'x' }}"])
+def test_whatever_a_template_raises_is_an_error_of_the_data(source: str):
+    with pytest.raises(DataError, match="cannot render turns of the roles user"):
+        template_of(bytewise(), source)
+
+
+@pytest.mark.parametrize("content", ["", "Let me see"])
+def test_an_answer_of_which_the_template_leaves_out_the_call_is_refused(content: str):
+    calls = json.dumps([{"type": "function", "function": {"name": "f", "arguments": "{}"}}])
+    calling = {"role": "assistant", "content": content, "tool_calls": calls}
+    with pytest.raises(DataError, match="leaves out an answer's tool_calls"):
+        Template(bytewise(), CHATML).segments([USER, calling])
+    with pytest.raises(DataError, match="leaves out an answer's tool_calls"):
+        Template(bytewise(), CHATML).segments([USER, calling, TOOL, LAST], "all")
+    assert Template(bytewise(), CHATML).segments([USER, calling, TOOL, LAST])[-1].text == "Ok<|end|>"
+
+
+@pytest.mark.parametrize("calls", ["x", "5", '["f"]', '{"a": 1}', '[{"function": "f"}]', '[{"arguments": "{x"}]'])
+def test_tool_calls_that_are_none_are_an_error_of_the_data(calls: str):
+    calling = {"role": "assistant", "content": "", "tool_calls": calls}
+    with pytest.raises(DataError, match="tool calls"):
+        Template(bytewise(), PLAIN_TEMPLATE).segments([USER, calling])
+
+
+def test_half_a_character_in_a_call_becomes_the_replacement_character():
+    calls = json.dumps([{"name": "f", "arguments": json.dumps({"x": "\ud83d"})}])
+    template = Template(bytewise(), PLAIN_TEMPLATE)
+    assert "\ud83d" not in template.segments([USER, {"role": "assistant", "content": "", "tool_calls": calls}])[-1].text

@@ -19,7 +19,7 @@ from cluster.spec import DataSpec
 from tests.small_tokenizers import BRACKETS, CHATML, HEADINGS, bytewise, merging, spelled
 from trainers import tokens as tokens_module
 from trainers.formats import infer_format
-from trainers.rows import Row, RowMaker, SourceProblems
+from trainers.rows import Row, RowMaker, SourceProblem, SourceProblems
 from trainers.sources import read_rows
 from trainers.templates import PLAIN_TEMPLATE, Template, load_tokenizer, template_of
 from trainers.tokens import Encoded, TokenSet, encode_rows
@@ -210,3 +210,15 @@ def test_the_real_model_and_data_are_encoded_in_time(realdata: Path):
         assert tokenizer.decode(answer, skip_special_tokens=True) == row.completion
         assert answer[-1] == tokenizer.eos_token_id
         assert json.dumps(prompt + answer) == json.dumps(one.ids_T.tolist())
+
+
+def test_a_row_that_the_template_cannot_render_is_on_record_and_has_no_tokens():
+    source = PLAIN_TEMPLATE + "{% if 'Hi' in messages[0].content %}{{ 1/0 }}{% endif %}"
+    rows = [row_of(FORMATS["messages"], "rows.jsonl:17"), row_of({"prompt": "a", "completion": "b"}, "rows.jsonl:18")]
+    problems: list[SourceProblem] = []
+    refused, kept = encode_rows(rows, Template(bytewise(), source), "completion", 100, problems)
+    assert [(problem.code, problem.where) for problem in problems] == [("roles_broken", "rows.jsonl:17")]
+    assert (len(refused.ids_T), refused.length, refused.targets) == (0, 0, 0)
+    assert kept.kept_targets == 2
+    with pytest.raises(DataError, match=r"rows\.jsonl:17.*division"):
+        list(encode_rows(rows[:1], Template(bytewise(), source), "completion", 100, problems))
