@@ -24,6 +24,12 @@ BLOCK_ELEMENTS_WITH_WEIGHTS = 2**24
 """Where the weights' gradient (V, D) is added to once a block, blocks are larger."""
 
 
+def block_elements(device: str, *, trains_head: bool) -> int:
+    """Return how many logits are held at a time, M · V."""
+    elements = BLOCK_ELEMENTS.get(device, BLOCK_ELEMENTS_WITH_WEIGHTS)
+    return max(elements, BLOCK_ELEMENTS_WITH_WEIGHTS) if trains_head else elements
+
+
 class FusedTargetLoss(torch.autograd.Function):
     """The sum of -log softmax(hidden · weightᵀ)[label] over N targets, a fp32 scalar."""
 
@@ -31,9 +37,7 @@ class FusedTargetLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
         """Compute the loss and, where anything needs one, its gradients."""
         for_hidden, for_weight = ctx.needs_input_grad[:2]
-        elements = BLOCK_ELEMENTS.get(hidden_ND.device.type, 2**24)
-        elements = max(elements, BLOCK_ELEMENTS_WITH_WEIGHTS) if for_weight else elements
-        size = max(1, elements // weight_VD.shape[0])
+        size = max(1, block_elements(hidden_ND.device.type, trains_head=for_weight) // weight_VD.shape[0])
         grad_ND = torch.empty_like(hidden_ND) if for_hidden else None
         grad_VD = torch.zeros_like(weight_VD) if for_weight else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)

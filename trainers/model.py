@@ -154,6 +154,11 @@ def causal_lm(model: nn.Module) -> Any:
     return get_base_model() if get_base_model is not None else model
 
 
+def is_plain_product(head: nn.Module) -> bool:
+    """Whether an output embedding is one matrix and nothing else (no bias, no adapter)."""
+    return type(head) is nn.Linear and getattr(head, "bias", None) is None
+
+
 class TargetLoss(nn.Module):
     """A causal language model whose forward returns the summed loss over target tokens.
 
@@ -179,10 +184,10 @@ class TargetLoss(nn.Module):
         Only a plain product can; whether the model does more to its logits, the caller must find out.
         """
         head = self._head[0]
-        if type(head) is not nn.Linear or getattr(head, "bias", None) is not None:
+        if not is_plain_product(head):
             return False
         if fused:
-            head.forward = self._head_forward  # pyright: ignore[reportAttributeAccessIssue]
+            head.forward = self._head_forward
         elif "forward" in vars(head):
             del head.forward
         self._fused = fused

@@ -29,7 +29,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cluster.errors import BaseModelError
 from cluster.fitting import Device, Precision
-from trainers.model import add_adapter, causal_lm, set_dropout
+from trainers.model import add_adapter, causal_lm, is_plain_product, set_dropout
 from trainers.quiet import quiet_libraries
 from trainers.shapes import ActivationFacts, ModelFacts, ParameterShape, SavedBytes
 
@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from cluster.spec import TrainSpec
 
 TRACE_TOKENS = 64
+LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "output_logits_soft_cap",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+)
+"""The names under which transformers' configurations keep what a model does to its logits."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -67,12 +75,15 @@ def outline(config: Any, train: TrainSpec, *, precision: Precision, device: Devi
             "choose a base whose forward pass transformers can run on the meta device",
             "base",
         ) from error
-    head: Tensor = causal_lm(model).get_output_embeddings().weight
+    output = causal_lm(model).get_output_embeddings()
+    head: Tensor = output.weight
     return ModelFacts(
         parameters=tuple(_shapes(model, head, quantises=train.method == "qlora")),
         vocabulary=head.shape[0],
         hidden=head.shape[1],
         activations=activations,
+        fuses=is_plain_product(output) and not any(getattr(config, name, None) for name in LOGIT_CHANGES),
+        trains_head=head.requires_grad,
     )
 
 

@@ -51,14 +51,14 @@ def packed_attention(
         raise UnsupportedError(f"{type(module).__name__} asks for {odd or 'a mask, or passes no segments on'}")
     if query_BHTD.is_cuda and query_BHTD.dtype != torch.float32 and dropout == 0.0:
         return _by_kernel(query_BHTD, key_BKTD, value_BKTD, max(segment_lengths), segment_ends, scaling), None
-    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
-    if groups > 1:
-        key_BKTD, value_BKTD = (x.repeat_interleave(groups, dim=1) for x in (key_BKTD, value_BKTD))
+    grouped = query_BHTD.shape[1] != key_BKTD.shape[1]
     parts = [
-        nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling)
+        nn.functional.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
         for q, k, v in zip(*(x.split(segment_lengths, dim=2) for x in (query_BHTD, key_BKTD, value_BKTD)), strict=True)
     ]
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
 
 
 def _by_kernel(query_BHTD: Tensor, key: Tensor, value: Tensor, longest: int, ends: Tensor, scale: Any) -> Tensor:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.fitting import Device, Footprint, JobFacts, Layout, Precision
+from trainers.fused_loss import block_elements
 from trainers.shapes import ModelFacts
 from trainers.zero import deepspeed_config
 
@@ -42,7 +43,7 @@ COMPUTE_BYTES = {"fp32": 4, "bf16": 2}
 MOMENT_BYTES = 8
 """AdamW's two moments, fp32 (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
 LOSS_BYTES = 12
-"""Per logit when the loss is differentiated: log-probabilities, their gradient and the logits' gradient, all fp32."""
+"""Per logit where the loss is over whole logits: log-probabilities, their gradient and the logits' gradient, fp32."""
 NF4_BITS = 4.5
 """A 4-bit value and its share of a 32-bit scale per 64 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, §3)."""
 STAGE0_FLAT_ELEMENTS = 500_000_000
@@ -98,7 +99,7 @@ def predict_memory(model: ModelFacts, sharding: Sharding, micro: MicroBatchShape
     kept = model.activations.kept.of(micro.rows, micro.length)
     kept += micro.target_tokens * model.hidden * sharding.compute_bytes
     recomputed = model.activations.recomputed.of(micro.rows, micro.length)
-    logits = micro.target_tokens * model.vocabulary * LOSS_BYTES
+    logits = _logit_bytes(model, sharding, micro.target_tokens)
     transient = ceil(TRANSIENT_TENSORS * model.activations.widest_per_token * micro.rows * micro.length)
 
     moments = _moments(model, sharding, gradients, accumulates=micro.accumulates)
@@ -113,6 +114,16 @@ def predict_memory(model: ModelFacts, sharding: Sharding, micro: MicroBatchShape
     parts["allocator"] = ceil(ALLOCATOR_FRAC[sharding.device] * sum(parts.values()))
     parts["process"] = PROCESS_BYTES[sharding.device]
     return parts
+
+
+def _logit_bytes(model: ModelFacts, sharding: Sharding, num_targets: int) -> int:
+    """Return what the loss holds at once: all logits, or a block of them and the gradients made beside it."""
+    elements = num_targets * model.vocabulary
+    if not model.fuses:
+        return elements * LOSS_BYTES
+    block = min(elements, block_elements(sharding.device, trains_head=model.trains_head))
+    made = num_targets * model.hidden + model.vocabulary * model.hidden * model.trains_head
+    return block * (FP32_BYTES + (2 if sharding.precision == "bf16" else 0)) + made * sharding.compute_bytes
 
 
 def tensor_bytes(parts: dict[str, int]) -> int:

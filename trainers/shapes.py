@@ -62,12 +62,18 @@ class ActivationFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model that a job trains, adapters included; tied parameters occur once."""
+    """The model that a job trains, adapters included; tied parameters occur once.
+
+    ``fuses`` where logits are a plain product, so that the loss never holds all of them (trainers.fused_loss);
+    ``trains_head`` where the output embedding is trained.
+    """
 
     parameters: tuple[ParameterShape, ...]
     vocabulary: int
     hidden: int
     activations: ActivationFacts
+    fuses: bool = False
+    trains_head: bool = False
 
     @cached_property
     def num_parameters(self) -> int:
