@@ -98,6 +98,10 @@ class CheckReport(Record):
     plan: Plan | None
     fixed: dict[str, Fixed] = Field(default_factory=dict, description="what each fix did, where it did anything")
 
+    def as_json(self) -> str:
+        """Return the report as a line of JSON; ``fixed`` only where fixes were asked for."""
+        return self.model_dump_json(exclude=None if self.fixed else {"fixed"})
+
 
 class Interval(Record):
     """A value with its 95 % interval."""

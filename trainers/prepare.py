@@ -79,9 +79,8 @@ def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
     """
     checked = _checked(job, settings, progress)
     report = checked.report
-    if checked.prepared is not None and not report.ok:
-        remedy = "run `hone check` on the job for all findings (with --report as a page), and mend the data"
-        raise DataError(_errors(report.findings), remedy)
+    if errors := [finding for finding in report.findings if finding.severity == "error"]:
+        raise DataError(_errors(errors), f"{errors[0].remedy} `hone check` shows all findings (--report as a page)")
     if checked.refused is not None:
         raise checked.refused
     assert checked.prepared is not None, "a job that is not refused has a prepared set"
@@ -254,5 +253,5 @@ def _report(prepared: Prepared, plan: Plan | None) -> CheckReport:
 
 
 def _errors(findings: Sequence[Finding]) -> str:
-    shown = [f"{f.code} in {f.count:,} rows ({', '.join(f.rows[:3])})" for f in findings if f.severity == "error"]
+    shown = [f"{f.code} in {f.count:,} rows ({', '.join(f.rows[:3])})" for f in findings]
     return f"the audit found errors: {'; '.join(shown)}"
