@@ -37,7 +37,6 @@ def job_file(directory: Path, base: Path, data: Path, gate: str = "[]", **train:
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any], str]:
     code = main([*arguments, "--json"])
     shown = capsys.readouterr()
-    print(shown.err, shown.out)
     last = shown.out.splitlines()[-1] if shown.out.strip() else ""
     if code not in (0, 3):
         assert not last.startswith("{"), "an error prints no result"
