@@ -46,6 +46,11 @@ class FileEntry(Record):
     sha256: str
     bytes: int
 
+    @classmethod
+    def of(cls, path: Path) -> FileEntry:
+        """Return the entry of a file as it lies there; raises StoreError where it is none."""
+        return cls(sha256=file_hash(path), bytes=path.stat().st_size)
+
 
 class Manifest(Record):
     """The files of an artifact by their names relative to it, with slashes, sorted."""
@@ -71,7 +76,7 @@ class Manifest(Record):
         for name, path in _files_below(directory):
             if path.is_symlink():
                 raise StoreError(f"{path} is a link", "Write the file itself into the artifact.")
-            files[contained(name)] = FileEntry(sha256=file_hash(path), bytes=path.stat().st_size)
+            files[contained(name)] = FileEntry.of(path)
         return cls(files=files)
 
     @classmethod

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from cluster.durable import full_disk_named, storage_errors, sync, sync_tree
 from cluster.errors import HoneError, StoreError
-from cluster.manifest import MANIFEST_NAME, FileEntry, Manifest, file_hash
+from cluster.manifest import MANIFEST_NAME, FileEntry, Manifest
 from trainers.engine_state import MOMENTS, full_fp32, full_moment, full_shape, link_moments
 from trainers.loop_state import LoopState
 from trainers.ranks import Ranks
@@ -64,7 +65,7 @@ class Checkpoints:
         if found is None:
             return None
         path = self._root / found
-        return path, LoopState.model_validate_json((path / STATE).read_text())
+        return path, read_state(path)
 
     def save(self, engine: Any, parameters: Parameters, state: LoopState) -> None:
         """Write ``step-N``; returns when the shards are written, and commits them in the background.
@@ -72,7 +73,7 @@ class Checkpoints:
         Raises StoreError where the disk has too little room, or where the checkpoint before this one failed.
         """
         self.wait()
-        aside = self._aside(f"step-{state.step:08d}", parameters, 1 + len(MOMENTS))
+        aside = self._aside(step_directory(self._root, state.step).name, parameters, 1 + len(MOMENTS))
         link_moments(engine)
         with full_disk_named(str(aside), aside):
             self._write_shard(aside, parameters, engine)
@@ -84,7 +85,7 @@ class Checkpoints:
         from safetensors.torch import save_file
 
         self.wait()
-        aside = self._aside(f"best-{step:08d}", parameters, 1)
+        aside = self._aside(best_directory(self._root, step).name, parameters, 1)
         with full_disk_named(str(aside), aside):
             self._write_shard(aside, parameters, None)
             if self._ranks.rank == 0:
@@ -150,13 +151,23 @@ class Checkpoints:
         for path in steps[: -self._keep]:
             shutil.rmtree(path)
         oldest = steps[-self._keep :][0]
-        needed = LoopState.model_validate_json((oldest / STATE).read_text()).best.step
+        needed = best_directory(self._root, read_state(oldest).best.step)
         for path in _named(self._root, "best"):
-            if path.name < f"best-{needed:08d}":
+            if path.name < needed.name:
                 shutil.rmtree(path)
 
     def _steps(self) -> list[Path]:
         return _named(self._root, "step")
+
+
+def read_state(directory: Path) -> LoopState:
+    """Return where the run stood when a checkpoint was written."""
+    return LoopState.model_validate_json((directory / STATE).read_text())
+
+
+def step_directory(root: Path, step: int) -> Path:
+    """Return where the checkpoint after a step lies."""
+    return root / f"step-{step:08d}"
 
 
 def best_directory(root: Path, step: int) -> Path:
@@ -191,7 +202,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _numel(parameter: nn.Parameter) -> int:
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+    return prod(full_shape(parameter))
 
 
 def _named(root: Path, kind: str) -> list[Path]:
@@ -200,15 +211,18 @@ def _named(root: Path, kind: str) -> list[Path]:
 
 def _is_intact(path: Path, warn: Callable[[str], None]) -> bool:
     try:
-        Manifest.parse((path / MANIFEST_NAME).read_bytes(), str(path)).check(path, str(path))
-        if best := LoopState.model_validate_json((path / STATE).read_text()).best.step:
-            held = best_directory(path.parent, best)
-            Manifest.parse((held / MANIFEST_NAME).read_bytes(), str(held)).check(held, str(held))
+        _check(path)
+        if best := read_state(path).best.step:
+            _check(best_directory(path.parent, best))
     except (HoneError, OSError) as error:
         what = error.what if isinstance(error, HoneError) else str(error)
         warn(f"the checkpoint {path} is passed over: {what}")
         return False
     return True
+
+
+def _check(path: Path) -> None:
+    Manifest.parse((path / MANIFEST_NAME).read_bytes(), str(path)).check(path, str(path))
 
 
 def _note_entry(aside: Path, name: str) -> None:
@@ -217,7 +231,7 @@ def _note_entry(aside: Path, name: str) -> None:
     Nothing of ``aside`` may be touched after that: rank 0 may rename it at once.
     """
     sync(aside / name)
-    entry = FileEntry(sha256=file_hash(aside / name), bytes=(aside / name).stat().st_size)
+    entry = FileEntry.of(aside / name)
     draft = aside / f"{name}.draft"
     draft.write_text(entry.model_dump_json())
     draft.rename(aside / f"{name}.json")
@@ -230,7 +244,7 @@ def _commit(aside: Path, target: Path, num_ranks: int, state: LoopState | None) 
         (aside / STATE).write_text(state.model_dump_json())
     for name in (STATE, PROBE):
         if (aside / name).exists():
-            files[name] = FileEntry(sha256=file_hash(aside / name), bytes=(aside / name).stat().st_size)
+            files[name] = FileEntry.of(aside / name)
     (aside / MANIFEST_NAME).write_bytes(Manifest(files=dict(sorted(files.items()))).as_bytes())
     sync_tree(aside)
     shutil.rmtree(target, ignore_errors=True)  # of a run that was resumed before this step

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from cluster.errors import RunFailed
 from cluster.records import Metrics, Throughput, TrainedWeights
-from trainers.loop_state import Best, LoopState
+from trainers.loop_state import Best, LoopState, StepRecord
 from trainers.ranks import Ranks, device_name
-from trainers.worker import LoopInputs, StepRecord, Worker
+from trainers.worker import LoopInputs, Worker
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights |
     save_every = steps_between(train.checkpoint.every, per_epoch) if train.checkpoint else inf
     patience = train.early_stopping.patience if train.early_stopping else inf
     for record in worker.steps(state.step, hooks.wants_stop):
-        state = _after(state, record)
+        state = state.after(record)
         hooks.on_step(record)
         last = record.step == record.steps
         if inputs.validation_tokens is not None and (last or record.step % evaluate_every == 0):
@@ -103,17 +103,6 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights |
         worker.save_best(state.step)
     worker.checkpoints.wait()
     return _summary(state.spent(saving_s=time.perf_counter() - began_s), worker)
-
-
-def _after(state: LoopState, record: StepRecord) -> LoopState:
-    done = {
-        "step": record.step,
-        "examples": state.examples + record.examples,
-        "target_tokens": state.target_tokens + record.target_tokens,
-        "seconds": state.seconds + record.seconds,
-        "loss": record.loss,
-    }
-    return state.model_copy(update=done)
 
 
 def _saved(worker: Worker, state: LoopState, hooks: Hooks) -> LoopState:

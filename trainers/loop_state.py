@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import Field
 
 from cluster.records import Metrics, Record
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One finished optimizer step, counted from 1; ``seconds`` it took; ``stop`` where a rank asked to end.
+
+    ``grad_norm`` is the gradient's before clipping; None at ZeRO stage 0 in fp32, where DeepSpeed clips but keeps none.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    grad_norm: float | None
+    examples: int
+    target_tokens: int
+    seconds: float
+    stop: bool = False
 
 
 class Best(Record):
@@ -30,6 +50,17 @@ class LoopState(Record):
     saving_s: float = Field(default=0.0, description="time in which the loop waited for checkpoints and best weights")
     loss: float = Field(default=0.0, description="the last step's loss")
     best: Best = Best()
+
+    def after(self, record: StepRecord) -> LoopState:
+        """Return where the run stands once a step is done."""
+        done = {
+            "step": record.step,
+            "examples": self.examples + record.examples,
+            "target_tokens": self.target_tokens + record.target_tokens,
+            "seconds": self.seconds + record.seconds,
+            "loss": record.loss,
+        }
+        return self.model_copy(update=done)
 
     def spent(self, *, evaluation_s: float = 0.0, saving_s: float = 0.0) -> LoopState:
         """Return the state with more time spent beside the steps."""

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from cluster.records import Metrics, RunState, RunStatus
 from trainers.loop import EvaluationRecord, Silent
-from trainers.loop_state import LoopState
-from trainers.worker import StepRecord
+from trainers.loop_state import LoopState, StepRecord
 
 HISTORY = "history.jsonl"
 PUBLISH_EVERY_S = 1.0
@@ -69,14 +68,7 @@ class Recorder(Silent):
     def on_step(self, record: StepRecord) -> None:
         """Note a step and, now and then, publish where the run stands."""
         self._first_step_s = self._first_step_s or time.monotonic()
-        self._now = self._now.model_copy(
-            update={
-                "step": record.step,
-                "examples": self._now.examples + record.examples,
-                "target_tokens": self._now.target_tokens + record.target_tokens,
-                "seconds": self._now.seconds + record.seconds,
-            }
-        )
+        self._now = self._now.after(record)
         point = {"step": record.step, "loss": record.loss, "learning_rate": record.learning_rate}
         point |= {} if record.grad_norm is None else {"grad_norm": record.grad_norm}
         self._note(point | {"examples_per_s": record.examples / record.seconds})

@@ -28,11 +28,11 @@ from cluster.runs import stop_requested, write_status
 from cluster.spec import JobSpec
 from cluster.store import Store
 from trainers.loop import EvaluationRecord, Hooks, run_loop
-from trainers.loop_state import LoopState
+from trainers.loop_state import LoopState, StepRecord
 from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.ranks import Ranks
 from trainers.recorder import Recorder
-from trainers.worker import LoopInputs, Scorer, StepRecord
+from trainers.worker import LoopInputs, Scorer
 
 OUTCOME = "outcome.json"
 MICRO_BATCH = "micro_batch.json"

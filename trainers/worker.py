@@ -29,7 +29,7 @@ from cluster.records import Metrics
 from trainers.batches import Example, MicroBatch, Schedule, layout, pack, pad
 from trainers.checkpoint import Checkpoints, load_weights, read_weights
 from trainers.engine_state import MOMENTS, create_moments, set_num_steps, set_state
-from trainers.loop_state import LoopState
+from trainers.loop_state import LoopState, StepRecord
 from trainers.model import TargetLoss, causal_lm, prepare_model, trainable_parameters
 from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
@@ -49,24 +49,6 @@ FUSED_TOLERANCE = 1e-2
 """Relative: scaling or capping the loss of some thirty targets changes it by much more, rounding to bf16 by less."""
 PROBE_EXAMPLES = 4
 PROBE_TARGETS = 32
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One finished optimizer step, counted from 1; ``seconds`` it took; ``stop`` where a rank asked to end.
-
-    ``grad_norm`` is the gradient's before clipping; None at ZeRO stage 0 in fp32, where DeepSpeed clips but keeps none.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    grad_norm: float | None
-    examples: int
-    target_tokens: int
-    seconds: float
-    stop: bool = False
 
 
 Scorer = Callable[[Any, Ranks], Metrics]

@@ -20,10 +20,10 @@ from tests.integration.ranks import on_ranks
 from tests.integration.test_parity import base, plan, tokens_path
 from trainers.checkpoint import best_directory, read_weights
 from trainers.loop import Silent, run_loop
-from trainers.loop_state import LoopState
+from trainers.loop_state import LoopState, StepRecord
 from trainers.ranks import Ranks
 from trainers.tokens import TokenSet
-from trainers.worker import LoopInputs, StepRecord
+from trainers.worker import LoopInputs
 
 __all__ = ["base", "tokens_path"]
 
