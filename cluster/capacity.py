@@ -12,8 +12,9 @@ from math import floor
 
 @dataclass(frozen=True, slots=True)
 class NodeCapacity:
-    """One machine: what Ray may hand out on it, and what of that is free now (None: not asked).
+    """One node of Ray's: what may be handed out on it, and what of that is free now (None: not asked).
 
+    Usually a machine; several nodes with one ``host`` name share theirs and its disk.
     ``gpu_memory_bytes`` is one GPU's memory, None where it is unknown; ``has_bf16``: its GPUs compute in bf16.
     """
 
@@ -25,6 +26,7 @@ class NodeCapacity:
     has_bf16: bool = True
     free_cpus: float | None = None
     free_gpus: float | None = None
+    host: str = ""
 
     def slots(self, cpus: float, gpus: float) -> int:
         """Return how many workers of that many CPUs (above 0) and GPUs this machine holds."""
@@ -42,6 +44,11 @@ class Capacity:
     """The machines that can run workers."""
 
     nodes: tuple[NodeCapacity, ...]
+
+    @property
+    def num_hosts(self) -> int:
+        """Machines that the nodes lie on."""
+        return len({node.host or node.node_id for node in self.nodes})
 
     @property
     def cpus(self) -> float:

@@ -69,6 +69,7 @@ class Plan(Record):
     """What a run will do, need and cost, decided before any worker starts."""
 
     workers: int
+    min_workers: int | None = Field(default=None, description="fewest that it goes on with, where a range was asked")
     gpus_per_worker: float
     cpus_per_worker: float
     device: Literal["cpu", "cuda"]

@@ -2,13 +2,13 @@
 
 The result of a run does not depend on how it is laid out, so everything about it is chosen here: as many workers as
 asked and possible, GPUs where there are any, the number format the hardware has, then a ZeRO stage and a micro-batch
-that fit (``cluster.fitting``). What cannot be done is refused before anything starts. Left out: waiting for a busy
-cluster, which is Ray's; the plan only says that it will.
+that fit (``cluster.fitting``), with the fewest workers where a range is asked. What cannot be done is refused before
+anything starts. Left out: waiting for a busy cluster, which is Ray's; the plan only says that it will.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from cluster.advice import advice
@@ -35,7 +35,8 @@ def make_plan(
     Without a ``rate`` hours and cost stay unknown, and their bounds are left to the run.
     """
     site = choose_site(train, cluster, facts, capacity)
-    chosen = choose_layout(train, facts, site)
+    fewest = cluster.workers.min if isinstance(cluster.workers, MinMax) else None
+    chosen = choose_layout(train, facts, replace(site, workers=fewest or site.workers))
     steps_per_epoch = ceil(len(facts.row_tokens) / train.batch_size)
     steps = max(1, ceil(train.epochs * steps_per_epoch - 1e-9))
     hours = cost = None
@@ -48,6 +49,7 @@ def make_plan(
     layout = chosen.layout
     return Plan(
         workers=site.workers,
+        min_workers=fewest,
         gpus_per_worker=site.gpus,
         cpus_per_worker=site.cpus,
         device=site.device,
@@ -82,7 +84,9 @@ def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacit
     precision = _precision(train, capacity, device)
     _refuse_method(train, facts, device)
     workers = _num_workers(train, cluster, capacity, gpus)
-    cpus = capacity.cpus_per_worker(workers, gpus)
+    cpus = cluster.cpus_per_worker
+    if cpus == "auto":
+        cpus = capacity.cpus_per_worker(workers, gpus)
     host_bytes = capacity.memory_bytes_per_worker(workers, cpus, gpus)
     memory_bytes = capacity.gpu_memory_bytes_per_worker(cpus, gpus) if gpus else host_bytes
     if memory_bytes is None and train.zero_stage == "auto":
@@ -108,9 +112,10 @@ def _refuse_method(train: TrainSpec, facts: JobFacts, device: str) -> None:
 def _num_workers(train: TrainSpec, cluster: ClusterSpec, capacity: Capacity, gpus: float) -> int:
     asked = cluster.workers
     least, most = (asked.min, asked.max) if isinstance(asked, MinMax) else (asked, asked)
-    room = capacity.slots(1, gpus)
+    cpus = 1 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker
+    room = capacity.slots(cpus, gpus)
     if room < least:
-        each = "1 CPU" + (f" and {counted(gpus, 'GPU')}" if gpus else "")
+        each = counted(cpus, "CPU") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
         has = ", ".join(
             counted(number, noun)
             for number, noun in ((len(capacity.nodes), "machine"), (capacity.cpus, "CPU"), (capacity.gpus, "GPU"))
@@ -172,12 +177,13 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.memory_bytes.items() if size)
     peak = format_bytes(sum(plan.memory_bytes.values()))
     available = f" of {format_bytes(plan.available_bytes)}" if plan.available_bytes else ""
+    workers = f"{plan.min_workers} to {plan.workers}" if plan.min_workers else str(plan.workers)
     steps = (
         f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch), on each worker at most "
         f"{counted(plan.micro_batches, 'micro-batch')} of {plan.micro_batch_tokens:,} tokens"
     )
     facts = [
-        ("workers", f"{plan.workers}, each with {each}, {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}"),
+        ("workers", f"{workers}, each with {each}, {plan.device}, {plan.precision}, ZeRO-{plan.zero_stage}"),
         ("steps", steps),
         ("parameters", f"{plan.trainable_parameters:,} of {plan.parameters:,} are trained"),
         ("memory", f"{peak}{available} a worker at the peak: {parts}"),

@@ -134,18 +134,20 @@ def cluster_capacity() -> Capacity:
     import ray
 
     working = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    return Capacity(tuple(_node_capacity(node["NodeID"], node["Resources"]) for node in working))
+    return Capacity(tuple(_node_capacity(node) for node in working))
 
 
-def _node_capacity(node_id: str, resources: Mapping[str, float]) -> NodeCapacity:
-    return NodeCapacity(node_id, resources["CPU"], resources.get("GPU", 0.0), int(resources.get("memory", 0.0)))
+def _node_capacity(node: Mapping[str, Any]) -> NodeCapacity:
+    has: Mapping[str, float] = node["Resources"]
+    memory_bytes = int(has.get("memory", 0.0))
+    return NodeCapacity(node["NodeID"], has["CPU"], has.get("GPU", 0.0), memory_bytes, host=node["NodeManagerHostname"])
 
 
 def refuse_local_home(settings: Settings, capacity: Capacity) -> None:
     """Raise UsageError where several machines would each write to a home on their own disk."""
-    if settings.is_local and len(capacity.nodes) > 1:
+    if settings.is_local and capacity.num_hosts > 1:
         raise UsageError(
-            f"HONE_HOME is {settings.home} on this machine, and the cluster has {len(capacity.nodes)}",
+            f"HONE_HOME is {settings.home} on this machine, and the cluster has {capacity.num_hosts}",
             "Set HONE_HOME to storage that all of them reach, such as s3://BUCKET/PATH, and HONE_DB to PostgreSQL.",
         )
 

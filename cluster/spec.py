@@ -163,6 +163,9 @@ class MinMax(Block):
 
     min: int = Field(ge=1, description="Fewest workers the run goes on with, at least 1.")
     max: int = Field(ge=1, description="Most workers the run uses, at least `min`.")
+    grow_every_s: float = Field(
+        default=60.0, ge=1, description="Seconds between looks for room for more workers, at least 1; growing restarts."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -179,6 +182,9 @@ class ClusterSpec(Block):
     )
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto", description="GPUs of one worker: 0, a fraction of one, or a whole number; auto: 1 where any is."
+    )
+    cpus_per_worker: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="CPUs, and threads, of one worker, at least 1; auto: as many as fit."
     )
     max_failures: int = Field(
         default=3, ge=0, description="How often lost workers are started again, from the newest checkpoint; at least 0."

@@ -143,8 +143,6 @@ def refuse_early(job: JobSpec) -> None:
         refuse_qlora()
     if job.evaluate.slices:
         raise JobFileError("slices are not scored yet", "remove evaluate.slices", "evaluate.slices")
-    if not isinstance(job.cluster.workers, int):
-        raise JobFileError("a range of workers is not supported yet", "give one number", "cluster.workers")
 
 
 def refuse_qlora() -> None:

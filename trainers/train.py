@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import BudgetSpent, HoneError, RunFailed, RunStopped
+from cluster.fitting import counted
 from cluster.records import TrainedWeights
 from cluster.runs import clear_stop, read_status, request_stop, stop_requested
 from cluster.stopping import stop_on_signal
@@ -30,8 +31,11 @@ from trainers.train_worker import OUTCOME, Outcome, train_worker
 
 if TYPE_CHECKING:
     from cluster.pipeline import RunContext
+    from cluster.spec import JobSpec
 
 LOOK_EVERY_S = 0.5
+INNER = ("_base_exc", "cause", "controller_failure", "__cause__")
+"""Where Ray's errors keep the error that they wrap."""
 CHECKPOINTS = "checkpoints"
 TRAINED = "trained.json"
 
@@ -47,7 +51,7 @@ def run(ctx: RunContext) -> None:
     clear_stop(ctx.store, ctx.run)
     plan = ctx.plan()
     ctx.progress.say(
-        f"train: {plan.workers} worker{'s' * (plan.workers > 1)} on {plan.device}, ZeRO-{plan.zero_stage}, "
+        f"train: {counted(plan.workers, 'worker')} on {plan.device}, ZeRO-{plan.zero_stage}, "
         f"{plan.steps} steps of {ctx.job.train.batch_size} examples"
     )
     attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"  # Ray would go on with an attempt of the same name by itself
@@ -74,7 +78,6 @@ def _trainer(ctx: RunContext, directory: Path, attempt: str) -> Any:
     resources: dict[str, float] = {"CPU": plan.cpus_per_worker}
     if plan.gpus_per_worker:
         resources["GPU"] = plan.gpus_per_worker
-    workers = plan.workers if isinstance(cluster.workers, int) else (cluster.workers.min, plan.workers)
     return TorchTrainer(
         train_worker,
         train_loop_config={
@@ -89,7 +92,7 @@ def _trainer(ctx: RunContext, directory: Path, attempt: str) -> Any:
             backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=round(cluster.hang_timeout_s)
         ),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
+            **_num_workers(ctx.job), use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=attempt,
@@ -97,6 +100,15 @@ def _trainer(ctx: RunContext, directory: Path, attempt: str) -> Any:
             failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
         ),
     )
+
+
+def _num_workers(job: JobSpec) -> dict[str, Any]:
+    """Return Ray Train's words for how many workers: of a range also more than the cluster has now."""
+    workers = job.cluster.workers
+    if isinstance(workers, int):
+        return {"num_workers": workers}
+    most = min(workers.max, job.train.batch_size)
+    return {"num_workers": (workers.min, most), "elastic_resize_monitor_interval_s": workers.grow_every_s}
 
 
 def in_thread(work: Callable[[], object]) -> None:
@@ -200,7 +212,7 @@ def _cause(error: BaseException, run: str) -> BaseException:
         if isinstance(wrapper, HoneError):
             return wrapper
         failures = getattr(wrapper, "worker_failures", None) or {}
-        inner = [*failures.values(), *(getattr(wrapper, name, None) for name in ("_base_exc", "cause", "__cause__"))]
+        inner = [*failures.values(), *(getattr(wrapper, name, None) for name in INNER)]
         seen += [e for e in inner if isinstance(e, BaseException) and not any(e is s for s in seen)]
     last = seen[-1]
     reason = (str(last).strip().splitlines() or [""])[0][:300]

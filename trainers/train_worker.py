@@ -23,6 +23,7 @@ import torch
 from cluster import errors
 from cluster.durable import replace_file
 from cluster.errors import CapacityError, HoneError, RunFailed
+from cluster.fitting import counted
 from cluster.records import Plan, Record, TrainedWeights
 from cluster.runs import stop_requested, write_status
 from cluster.spec import JobSpec
@@ -77,6 +78,8 @@ def train_worker(config: dict[str, Any]) -> None:
     if ranks.device.type == "cpu":
         torch.set_num_threads(max(1, int(plan.cpus_per_worker)))
     plan, notes = with_smaller_micro_batches(plan, directory)
+    if not isinstance(job.cluster.workers, int):
+        notes += (f"{ranks.world_size} of at most {counted(job.cluster.workers.max, 'worker')}",)
     store, run = Store(config["home"]), config["run"]
     recorder = None
     if ranks.rank == 0:

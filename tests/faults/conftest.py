@@ -22,6 +22,9 @@ from tests.tiny import ticket_rows, write_base, write_jsonl
 from trainers.checkpoint import read_weights
 
 HONE = [sys.executable, "-m", "cluster.cli"]
+LAYOUT_TOLERANCE = 1e-4
+"""Sums in another order are rounded otherwise: 1e-7 a step, over some 500 steps at a learning rate of 1e-4."""
+GOES_ON = "goes on after step"
 EVERY = 20
 """Steps between checkpoints: the most that may be lost."""
 
@@ -33,6 +36,7 @@ class Command:
     home: Path
     arguments: list[str]
     out: Path
+    variables: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +45,7 @@ class Command:
                 [*HONE, *self.arguments],
                 stdout=stdout,
                 stderr=stderr,
-                env=os.environ | {"HONE_HOME": str(self.home)},
+                env=os.environ | {"HONE_HOME": str(self.home)} | self.variables,
                 start_new_session=True,
             )
 
@@ -93,6 +97,22 @@ class Command:
         return self.processes("ray::RayTrainWorker")
 
 
+@dataclass
+class Recovery:
+    """How long a run stood still: from a fault, or the command that resumes it, to the step after the restored one."""
+
+    record: Callable[[str, object], None]
+    began_s: float = 0.0
+
+    def begins(self) -> None:
+        self.began_s = time.monotonic()
+
+    def ends(self, command: Command) -> None:
+        """Wait until the command's run has gone on."""
+        command.until(lambda: GOES_ON in command.said)
+        self.record("recovery_s", round(time.monotonic() - self.began_s, 1))
+
+
 @dataclass(frozen=True)
 class Job:
     """The job file and how to run it."""
@@ -100,11 +120,20 @@ class Job:
     path: Path
     folder: Path
 
-    def start(self, home: str, *arguments: str, command: str = "train") -> Command:
+    def start(self, home: str, *arguments: str, command: str = "train", **variables: str) -> Command:
+        """Start `hone train` on the job, or another command with its own arguments."""
         whole = self.folder / home
         name = f"{home}-{len(list(self.folder.glob('*.out')))}.out"
         first = [command, str(self.path)] if command == "train" else [command]
-        return Command(whole, [*first, *arguments], self.folder / name)
+        return Command(whole, [*first, *arguments], self.folder / name, variables)
+
+    def goes_on(self, command: Command, recovery: Recovery) -> Command:
+        """Resume a run that ended, wait for its end, and return the command that did it."""
+        recovery.begins()
+        again = self.start(command.home.name, command.run, command="resume")
+        recovery.ends(again)
+        assert again.ends() == 0, again.said
+        return again
 
     def weights(self, home: str) -> dict[str, Tensor]:
         (run,) = (self.folder / home / "runs").iterdir()
@@ -132,6 +161,12 @@ def unbroken(job: Job) -> dict[str, Tensor]:
     command = job.start("unbroken")
     assert command.ends() == 0, command.said
     return job.weights("unbroken")
+
+
+@pytest.fixture
+def recovery(record_property: Callable[[str, object], None]) -> Recovery:
+    """Measures how long a run stood still; `benchmarks/faults.py` reads it from the test's record."""
+    return Recovery(record_property)
 
 
 @pytest.fixture

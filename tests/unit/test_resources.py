@@ -162,6 +162,20 @@ def test_a_range_of_workers_takes_what_is_there() -> None:
     assert "4 workers asked" in refusal(machine(cpus=3), cluster={"workers": {"min": 4, "max": 8}}).what
 
 
+def test_a_range_of_workers_fits_also_with_the_fewest() -> None:
+    fixed = plan(machine(memory_mb=2600, cpus=4), cluster={"workers": 4})
+    ranged = plan(machine(memory_mb=2600, cpus=4), cluster={"workers": {"min": 1, "max": 4}})
+    assert (ranged.min_workers, ranged.workers, fixed.min_workers) == (1, 4, None)
+    assert sum(ranged.memory_bytes.values()) > sum(fixed.memory_bytes.values()), "one worker holds all states"
+    assert "1 to 4, each with" in "\n".join(format_plan(ranged))
+
+
+def test_the_cpus_asked_for_are_given_or_refused() -> None:
+    assert plan(cluster={"cpus_per_worker": 3}).cpus_per_worker == 3
+    error = refusal(machine(cpus=4), cluster={"cpus_per_worker": 3, "workers": 2})
+    assert "2 workers asked, the cluster has room for 1 (3 CPUs each" in error.what
+
+
 def test_a_batch_smaller_than_the_workers_is_refused() -> None:
     error = refusal(train={"batch_size": 2}, cluster={"workers": 4})
     assert "2 examples" in error.what

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -100,6 +101,7 @@ def test_without_a_database_every_library_has_its_own_file(tmp_path):
 
 HOLD = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 from cluster.session import Settings
 with Settings.from_env({}, Path(sys.argv[1])).making_tables("mlflow"):
@@ -132,8 +134,8 @@ def test_a_tracking_server_and_a_cluster_are_taken_from_the_environment():
 
 
 def test_a_local_home_is_refused_on_several_machines_only():
-    node = NodeCapacity("a", 2, 0, 2**30)
-    alone, several = Capacity((node,)), Capacity((node, node))
+    node = NodeCapacity("a", 2, 0, 2**30, host="one")
+    alone, several = Capacity((node, replace(node, node_id="b"))), Capacity((node, replace(node, host="other")))
     refuse_local_home(settings(), alone)
     refuse_local_home(settings(HONE_HOME="s3://b/x", HONE_DB=POSTGRES), several)
     with pytest.raises(UsageError, match="the cluster has 2"):

@@ -1,0 +1,63 @@
+"""A run on several Ray nodes goes on with fewer workers when a node is lost, and grows back when there is room."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.faults.conftest import EVERY, LAYOUT_TOLERANCE, Command, Job, Recovery
+from tests.faults.ray_nodes import ray_nodes
+
+ELASTIC = "cluster.workers={min: 1, max: 2, grow_every_s: 5}"
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def losses(command: Command) -> list[float]:
+    """The loss of every step of a finished run, which each occurs once."""
+    lines = (command.home / "runs" / command.run / "train" / "history.jsonl").read_text().splitlines()
+    points = [point for point in map(json.loads, lines) if "loss" in point]
+    assert [point["step"] for point in points] == list(range(1, len(points) + 1))
+    return [point["loss"] for point in points]
+
+
+@pytest.mark.slow
+def test_a_lost_node_leaves_the_run_to_fewer_workers_with_the_same_result(
+    job: Job, unbroken: dict[str, Tensor], recovery: Recovery, port: int, tmp_path: Path
+) -> None:
+    with ray_nodes(tmp_path, port, [1, 1]) as nodes:
+        command = job.start("node", "--set", ELASTIC, **nodes.variables)
+        step = command.until(lambda: command.step() if command.step() > 2 * EVERY else 0)
+        recovery.begins()
+        nodes.kill(2)
+        recovery.ends(command)
+        assert command.ends(timeout_s=240) == 0, command.said
+    goes_on = re.findall(r"1 of at most 2 workers; goes on after step (\d+)", command.said)
+    assert int(goes_on[-1]) >= step - EVERY
+    for name, value in job.weights("node").items():
+        torch.testing.assert_close(value, unbroken[name], rtol=0, atol=LAYOUT_TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_run_grows_when_a_node_joins(job: Job, port: int, tmp_path: Path) -> None:
+    longer = ["--set", "train.epochs=300"]
+    alone = job.start("alone", *longer, "--set", "cluster.workers=1")
+    assert alone.ends() == 0, alone.said
+    with ray_nodes(tmp_path, port, [1]) as nodes:
+        command = job.start("grows", *longer, "--set", ELASTIC, **nodes.variables)
+        command.until(lambda: command.step() > EVERY)
+        nodes.start(1)
+        assert command.ends(timeout_s=300) == 0, command.said
+    assert "2 of at most 2 workers; goes on after step" in command.said
+    torch.testing.assert_close(losses(command), losses(alone), rtol=1e-3, atol=1e-3)
