@@ -36,6 +36,13 @@ class Ranks:
         return shared[0]
 
 
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device; to a GPU from pinned memory, so that the host does not wait for what it is doing."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def device_name(device: torch.device) -> str:
     """Return the model of a GPU or of the machine's processor; its architecture where it says no more."""
     if device.type == "cuda":

@@ -28,14 +28,14 @@ from cluster.errors import RunFailed
 from cluster.records import Metrics
 from trainers.batches import Example, MicroBatch, Schedule, layout, pack, pad
 from trainers.checkpoint import Checkpoints, load_weights, read_weights
-from trainers.engine_state import MOMENTS, create_moments, set_num_steps, set_state
+from trainers.engine_state import MOMENTS, create_moments, link_masters, set_num_steps, set_state
 from trainers.loop_state import LoopState
 from trainers.model import TargetLoss, causal_lm, prepare_model, trainable_parameters
 from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
 from trainers.packed_attention import keeps_examples_apart
 from trainers.quiet import quiet_libraries
-from trainers.ranks import Ranks
+from trainers.ranks import Ranks, on_device
 from trainers.shards import ShardReader
 from trainers.zero import deepspeed_config
 
@@ -122,6 +122,7 @@ class Worker:
                 model_parameters=cast("Any", [p for _, p in trainable_parameters(self.module)]),
                 config=config,
             )[0]
+        link_masters(self.engine)
         self.packed = self._can_pack()
         self.fused = self._can_fuse()
         self.restored = LoopState()
@@ -263,9 +264,8 @@ class Worker:
         return self._on_device((pack if self.packed else pad)([tokens.example(row) for row in rows]))
 
     def _on_device(self, micro: MicroBatch) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
-        device = self.ranks.device
-        tokens_BT, is_target_BT = (torch.from_numpy(x).to(device) for x in (micro.tokens_BT, micro.is_target_BT))
-        return tokens_BT, is_target_BT, micro.segment_lengths
+        tokens_BT = on_device(torch.from_numpy(micro.tokens_BT), self.ranks.device)
+        return tokens_BT, torch.from_numpy(micro.is_target_BT), micro.segment_lengths
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         if self.ranks.world_size > 1:

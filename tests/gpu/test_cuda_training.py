@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cluster.records import Plan
 from cluster.spec import TrainSpec
 from tests.integration.ranks import free_port
+from tests.plans import a_plan
 from tests.tiny import write_base
 from trainers.ranks import Ranks
 from trainers.tokens import TokenSet
@@ -44,22 +44,7 @@ def test_bf16_on_a_gpu_follows_fp32(tmp_path: Path, stage: int) -> None:
 
 def losses(base: Path, tokens: Path, stage: int, precision: str) -> list[float]:
     train = TrainSpec.model_validate({"method": "full", "learning_rate": 1e-3, "batch_size": 8, "epochs": 1.0})
-    plan = Plan(
-        workers=1,
-        gpus_per_worker=1,
-        cpus_per_worker=1,
-        device="cuda",
-        precision=precision,
-        zero_stage=stage,
-        steps=10,
-        steps_per_epoch=10,
-        micro_batch_tokens=16384,
-        micro_batches=1,
-        parameters=0,
-        trainable_parameters=0,
-        memory_bytes={},
-        available_bytes=0,
-    )
+    plan = a_plan(gpus_per_worker=1, device="cuda", precision=precision, zero_stage=stage)
     inputs = LoopInputs(str(base), train, plan, TokenSet.load(tokens), None, tokens.parent)
     worker = Worker(inputs, Ranks(0, 1, torch.device("cuda", 0)))
     return [record.loss for record in worker.steps()]

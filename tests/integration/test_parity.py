@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cluster.records import Plan
 from cluster.spec import TrainSpec
 from tests.integration.ranks import on_ranks
+from tests.plans import a_plan
 from trainers.batches import Schedule
 from trainers.loop import Silent, run_loop
 from trainers.optimizer import learning_rate_frac
@@ -62,22 +63,14 @@ def tokens_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def plan(zero_stage: int, workers: int, micro_batch_tokens: int) -> Plan:
-    return Plan(
+def plan(zero_stage: int, workers: int, micro_batch_tokens: int, precision: str = "fp32") -> Plan:
+    return a_plan(
         workers=workers,
-        gpus_per_worker=0,
-        cpus_per_worker=1,
-        device="cpu",
-        precision="fp32",
+        precision=precision,
         zero_stage=zero_stage,
         steps=STEPS,
         steps_per_epoch=STEPS // 2,
         micro_batch_tokens=micro_batch_tokens,
-        micro_batches=1,
-        parameters=0,
-        trainable_parameters=0,
-        memory_bytes={},
-        available_bytes=0,
     )
 
 
