@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cluster.errors import BaseModelError, JobFileError
 from trainers.fused_loss import FusedTargetLoss
 from trainers.packed_attention import segment_inputs
+from trainers.quantised import quantised_loading
 from trainers.quiet import quiet_libraries
 from trainers.ranks import on_device
 
@@ -74,8 +75,10 @@ def check_base(base: str) -> None:
     )
 
 
-def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0) -> PreTrainedModel:
+def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0, *, in_4_bits: bool = False) -> PreTrainedModel:
     """Load a causal language model from safetensors, with its own dropout rates set to ``dropout``.
+
+    ``in_4_bits`` its linear layers are quantised (trainers.quantised), on the GPU where there is one.
 
     Raises BaseModelError where it cannot be read and JobFileError where ``dropout`` is asked of a model without any.
     """
@@ -87,7 +90,13 @@ def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0) -> PreTrained
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         set_dropout(config, dropout)
         model = AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+            base,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            **(quantised_loading(dtype) if in_4_bits else {}),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
@@ -111,8 +120,8 @@ def set_dropout(config: Any, dropout: float) -> None:
 
 
 def prepare_model(base: str, train: TrainSpec, dtype: torch.dtype) -> PreTrainedModel | nn.Module:
-    """Return the model to train: everything trainable for ``full``, adapters over a frozen base for ``lora``."""
-    model = load_base(base, dtype, train.dropout)
+    """Return the model to train: all of it, or an adapter over a frozen base (under ``qlora`` in 4 bits)."""
+    model = load_base(base, dtype, train.dropout, in_4_bits=train.method == "qlora")
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if train.method == "full":

@@ -6,7 +6,6 @@ Brings together what only training code knows (``trainers.plan``) and what the m
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from cluster.capacity import Capacity
@@ -17,6 +16,7 @@ from cluster.store import Store
 from trainers.metrics import METRICS
 from trainers.plan import job_facts
 from trainers.prepared import TRAIN, Prepared
+from trainers.quantised import has_library
 from trainers.rates import known_rate
 from trainers.tokens import TokenSet
 
@@ -31,8 +31,7 @@ def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
     path = prepared.tokens_path(TRAIN)
     assert path is not None, "a prepared data set without training tokens"
     tokens = TokenSet.load(path)
-    has_bitsandbytes = find_spec("bitsandbytes") is not None
-    facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_bitsandbytes)
+    facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_library())
     found = capacity(settings)
     on_gpu = bool(found.gpus) and job.cluster.gpus_per_worker != 0
     rate = known_rate(job, Store(settings.home), "cuda" if on_gpu else "cpu")

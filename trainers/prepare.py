@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,14 +147,13 @@ def refuse_early(job: JobSpec) -> None:
 
 
 def refuse_qlora() -> None:
-    """Say why a 4-bit base cannot be trained here: no GPU, no bitsandbytes, or not built yet."""
-    import torch
+    """Say why a 4-bit base cannot be trained here: no GPU, or no bitsandbytes."""
+    from trainers.quantised import missing_here
 
-    missing = [] if torch.cuda.is_available() else ["no GPU was found"]
-    if find_spec("bitsandbytes") is None:
-        missing.append("bitsandbytes is not installed")
-    why = " and ".join(missing) if missing else "4-bit loading is not built yet, although this machine has a GPU"
-    raise JobFileError(f"train.method qlora cannot run: {why}", "use train.method: lora", "train.method")
+    if missing := missing_here():
+        raise JobFileError(
+            f"train.method qlora cannot run: {' and '.join(missing)}", "use train.method: lora", "train.method"
+        )
 
 
 def prepare(job: JobSpec, store: Store, progress: Progress) -> str:
