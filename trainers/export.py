@@ -59,19 +59,25 @@ def write_model(job: JobSpec, weights_dir: Path, directory: Path) -> None:
     model: Any = prepare_model(job.base, train, torch.float32)  # an adapter is the same over any form of its base
     load_weights(model, read_weights(weights_dir))
     if job.train.method == "full":
-        model.config.use_cache = True
-        model.config.dtype = _stored_dtype(job.base)
-        _write_generation_config(model, template.stop_ids)
-        model.to(model.config.dtype)
+        save_whole(model, stored_dtype(job.base), template.stop_ids, directory)
     else:
         model.peft_config["default"].base_model_name_or_path = job.base
-    model.save_pretrained(directory, safe_serialization=True)
-    (directory / "README.md").unlink(missing_ok=True)
+        model.save_pretrained(directory, safe_serialization=True)
+        (directory / "README.md").unlink(missing_ok=True)
     tokenizer.chat_template = template.source
     tokenizer.save_pretrained(directory)
 
 
-def _stored_dtype(base: str) -> torch.dtype:
+def save_whole(model: Any, dtype: torch.dtype, stop_ids: list[int], directory: Path) -> None:
+    """Write a full model in ``dtype``, ready to generate."""
+    model.config.use_cache = True
+    model.config.dtype = dtype
+    _write_generation_config(model, stop_ids)
+    model.to(dtype)
+    model.save_pretrained(directory, safe_serialization=True)
+
+
+def stored_dtype(base: str) -> torch.dtype:
     """Return the precision of the base's own weights, which a full release keeps."""
     import torch
     from transformers import AutoConfig

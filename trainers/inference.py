@@ -50,7 +50,7 @@ class Loaded:
 
 
 def load(path: str, template: str | None, device: torch.device, *, in_4_bits: bool = False) -> Loaded:
-    """Load a full model, an adapter over its base (quantised ``in_4_bits``), or an untuned base; fp32 on a CPU, else bf16.
+    """Load a full model, an adapter over its base (``in_4_bits``: quantised), or a base; fp32 on a CPU, else bf16.
 
     Raises BaseModelError where the directory is none of these.
     """

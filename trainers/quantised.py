@@ -3,7 +3,8 @@
 NF4 with its scales quantised once more and products in the model's own precision (QLoRA, Dettmers et al. 2023, arXiv
 2305.14314, §3), by bitsandbytes. What PEFT's ``prepare_model_for_kbit_training`` adds is not needed: the adapter
 freezes the base, checkpointing is non-reentrant and wants no gradient at the inputs, and norms, which transformers
-computes in fp32, keep their bf16 weights. Output and input embeddings stay as they are. Left out: 8 bits, other formats.
+computes in fp32, keep their bf16 weights. Output and input embeddings stay as they are. Left out: 8 bits and other
+formats.
 """
 
 from __future__ import annotations
