@@ -50,8 +50,8 @@ class Merged(Record):
         """Return the same for a terminal."""
         return [
             f"{self.release}: {self.merged_from} merged into {self.base}, {self.precision}",
-            f"logits differ by at most {self.max_abs_logit_difference:.2g} (allowed {self.tolerance:g}) where the adapter "
-            f"moves them by up to {self.adapter_effect:.2g}",
+            f"logits differ by at most {self.max_abs_logit_difference:.2g} (allowed {self.tolerance:g}) where the "
+            f"adapter moves them by up to {self.adapter_effect:.2g}",
         ]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cluster.errors import DataError, HoneError, JobFileError, UsageError
 from cluster.records import CheckReport, Finding, Plan
 from cluster.store import Store
+from trainers.curve_tracking import refuse_untracked
 from trainers.dataset import Form, NothingToTrainOn, Sources, build
 from trainers.formats import require_columns
 from trainers.gate_rules import parse_rule, refuse_undecidable
@@ -140,6 +141,7 @@ def refuse_early(job: JobSpec) -> None:
         parse_rule(rule, base_scored=job.evaluate.base)
     if job.train.method == "qlora":
         refuse_qlora()
+    refuse_untracked(job.tracking)
     if job.evaluate.slices:
         raise JobFileError("slices are not scored yet", "remove evaluate.slices", "evaluate.slices")
     if not isinstance(job.cluster.workers, int):

@@ -75,7 +75,7 @@ def evaluate_model(
 
 
 def model_directory(model: str, registry: Registry) -> str:
-    """Return where NAME@N, NAME@champion, a directory or base:PATH lies. Raises UsageError where it is none of these."""
+    """Return where NAME@N, NAME@champion, a directory or base:PATH lies. Raises UsageError where it is none."""
     if model.startswith("base:"):
         return model.removeprefix("base:")
     if "@" in model:
