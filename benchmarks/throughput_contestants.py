@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 import transformers
+from chosen_plan import chosen_plan
 
-from cluster.records import Plan
+from cluster.capacity import Capacity, NodeCapacity
 from cluster.spec import TrainSpec
 from trainers.likelihood import negative_log_likelihoods
 from trainers.model import TargetLoss, causal_lm
 from trainers.packed_attention import use_packed
-from trainers.ranks import Ranks
+from trainers.ranks import world
 from trainers.tokens import TokenSet
 from trainers.worker import LoopInputs, Worker
 
@@ -58,42 +59,20 @@ def main() -> None:
 
 def ours(asked: argparse.Namespace) -> tuple[Any, list[float]]:
     """Take the steps as `hone train` does, on one rank without Ray."""
-    from trainers.standalone import world
-
     data = TokenSet.load(asked.folder / "train.arrow")
     train: dict[str, Any] = {"method": asked.method, "learning_rate": LEARNING_RATE, "schedule": "constant"}
     train |= {"warmup": 0.0, "batch_size": asked.batch, "epochs": asked.steps * asked.batch / len(data)}
     if asked.method == "lora":
         train["lora"] = LORA
+    spec, base = TrainSpec.model_validate(train), str(asked.folder)
+    machine = NodeCapacity("plenty of memory", cpus=asked.threads, gpus=0, memory_bytes=2**40)
+    plan = chosen_plan(base, spec, data, Capacity((machine,)))
     with world() as ranks, tempfile.TemporaryDirectory() as directory:
-        worker = Worker(
-            LoopInputs(str(asked.folder), TrainSpec.model_validate(train), plan(ranks), data, None, Path(directory)),
-            ranks,
-        )
+        worker = Worker(LoopInputs(base, spec, plan, data, None, Path(directory)), ranks)
         began = time.perf_counter()
         times = [began, *(time.perf_counter() for _ in worker.steps())]
         use_packed(causal_lm(worker.module.model), packed=False)
         return worker.module.model, times
-
-
-def plan(ranks: Ranks) -> Plan:
-    """The layout that `hone train` would choose where memory is plenty."""
-    return Plan(
-        workers=ranks.world_size,
-        gpus_per_worker=0,
-        cpus_per_worker=1,
-        device="cpu",
-        precision="fp32",
-        zero_stage=0,
-        steps=1,
-        steps_per_epoch=1,
-        micro_batch_tokens=16384,
-        micro_batches=1,
-        parameters=0,
-        trainable_parameters=0,
-        memory_bytes={},
-        available_bytes=0,
-    )
 
 
 def rows_of(folder: Path, *, masked: bool) -> Any:

@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from llama_shapes import Shape, llama_config, write_llama
 
 from cluster.spec import DataSpec
 from trainers.sources import read_rows
@@ -40,28 +41,16 @@ MAX_LENGTH = 256
 
 def small_model(folder: Path) -> None:
     """Write 6 layers × 256 with GPT-2's vocabulary, random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(REALDATA / "gpt2_tokenizer" / "tokenizer.json"),
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
     )
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    shape = Shape(256, 1024, layers=6, heads=4, keys=4, vocabulary=len(tokenizer), context=512, tied=True)
+    eos = tokenizer.eos_token_id
+    write_llama(folder, llama_config(shape, bos_token_id=None, eos_token_id=eos, pad_token_id=eos))
     tokenizer.save_pretrained(folder)
 
 

@@ -131,6 +131,12 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _json_argument(parser)
 
 
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RELEASE", help="an adapter: NAME@N, NAME@champion, or a directory")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the directory to write")
+    _json_argument(parser)
+
+
 def _schema_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", action="store_true", help="print the reference page instead of JSON Schema")
 
@@ -230,6 +236,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _merge(arguments: argparse.Namespace) -> int:
+    from cluster import pipeline
+
+    merged = pipeline.entry("trainers.merge:merge")(arguments.model, arguments.out, _settings(), _progress())
+    _emit(merged, merged.lines(), as_json=arguments.json)
+    return 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from cluster.runs import list_runs
     from cluster.store import Store
@@ -291,6 +305,9 @@ COMMANDS: tuple[Command, ...] = (
     Command("resume", "go on with a run that stopped or failed", _resume_arguments, _resume),
     Command("stop", "ask a run to stop after a checkpoint", _run_arguments, _stop),
     Command("evaluate", "score any release or base model on any data", _evaluate_arguments, _evaluate),
+    Command(
+        "merge", "make one full model of an adapter and its base, compared before and after", _merge_arguments, _merge
+    ),
     Command("list", "show the runs of this HONE_HOME", _json_argument, _list),
     Command("status", "show where a run stands", _run_arguments, _status),
     Command("schema", "print the job file's JSON Schema for editors", _schema_arguments, _schema),

@@ -209,3 +209,4 @@ class Release(Record):
     metrics: dict[str, Metrics | dict[str, Metrics]] = Field(default_factory=dict)
     intervals: dict[str, Interval | dict[str, Interval] | dict[str, dict[str, Interval]]] = Field(default_factory=dict)
     reload_max_abs_diff: float | None = Field(default=None, description="largest logit difference after reloading")
+    merged_from: str = Field(default="", description="the adapter release that this full model was merged from")

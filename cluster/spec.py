@@ -261,6 +261,10 @@ class JobSpec(Block):
     gate: list[Text] = Field(
         default_factory=list, description="Rules TERM OP TERM [± NUMBER] that a release must pass; none: accept."
     )
+    tracking: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(
+        default_factory=lambda: ["mlflow"],
+        description="Where curves go: mlflow (at the end), tensorboard, wandb (both live, in the run's directory).",
+    )
     sweep: SweepSpec | None = Field(
         default=None, description="A search for better values; present: the job is a sweep."
     )

@@ -78,6 +78,8 @@ train:
 #   - accuracy >= 0.70
 #   - accuracy >= base + 0.10
 
+# tracking: [mlflow]  # also tensorboard, wandb (live curves, in the run's directory)
+
 # sweep:  # a search for better values
 #   trials: 24
 #   space:

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.errors import HoneError
 from cluster.records import CheckReport, Plan
 from cluster.spec import JobSpec
+from tests.plans import a_plan
 from tests.small_tokenizers import CHATML, merging
 from trainers.check_page import check_page
 from trainers.dataset import Form, Sources, build
@@ -19,12 +20,8 @@ from trainers.row_file import RowFile
 from trainers.sources import SourceProblems, read_rows
 from trainers.templates import Template
 
-PLAN = Plan(
+PLAN = a_plan(
     workers=2,
-    gpus_per_worker=0,
-    cpus_per_worker=1,
-    device="cpu",
-    precision="fp32",
     zero_stage=2,
     steps=120,
     steps_per_epoch=40,

@@ -1,4 +1,4 @@
-"""Llamas of three sizes, and their outlines, for tests of predicted memory."""
+"""Small Llamas by their shape, and the outlines of three sizes for tests of predicted memory."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ SMALL: Shape = (256, 704, 6, 1024)
 
 
 def llama(shape: Shape, **more: Any) -> LlamaConfig:
+    """A tied Llama of 8 heads over 4 of keys, but for what is asked as ``more``."""
     hidden, intermediate, layers, vocabulary = shape
-    return LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        vocab_size=vocabulary,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        tie_word_embeddings=True,
-        **more,
-    )
+    plain: dict[str, Any] = {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "vocab_size": vocabulary,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    }
+    return LlamaConfig(**(plain | more))
 
 
 @lru_cache

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tests.llamas import llama
 from trainers.quiet import quiet_libraries
 
 KEYWORDS = {
@@ -80,15 +81,11 @@ def write_base(path: Path, *, seed: int = 0) -> Path:
         model_max_length=128,
     ).save_pretrained(path)
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer.get_vocab()),
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
+    config = llama(
+        (48, 96, 2, len(tokenizer.get_vocab())),
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
-        tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=0,
     )

@@ -15,12 +15,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Layout = list[list[list[int]]]
 Example = tuple[NDArray[np.int32], NDArray[np.bool_]]
+
+
+class Examples(Protocol):
+    """What the loop reads of a data set: the tokens and target tokens of N examples, int32 of shape (N,), and each."""
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each example."""
+        ...
+
+    @property
+    def target_counts(self) -> NDArray[np.int32]:
+        """Target tokens of each example."""
+        ...
+
+    def __len__(self) -> int:
+        """N, the number of examples."""
+        ...
+
+    def example(self, index: int) -> Example:
+        """Return (ids_T int32, is_target_T bool) of one example."""
+        ...
 
 
 @lru_cache(maxsize=2)

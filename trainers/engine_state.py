@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of every weight, by torch's names."""
+MASTER = "hone_master"
 
 
 def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
@@ -22,10 +23,26 @@ def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
+def link_masters(engine: Any) -> None:
+    """Let a parameter's fp32 master be found where DeepSpeed keeps one but does not say so: bf16 at stage 0.
+
+    DeepSpeed 0.19.8 wraps a torch optimizer in its FP16_UnfusedOptimizer then, which clones every parameter and takes a
+    step without gradients: weight decay has moved the masters and Adam counts one step too many, which is undone here.
+    """
+    optimizer = engine.optimizer
+    if not hasattr(optimizer, "fp32_groups"):
+        return
+    for parameters, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for parameter, master in zip(parameters, masters, strict=True):
+            setattr(parameter, MASTER, master)
+            master.data.copy_(parameter.data)
+    set_num_steps(engine, 0)
+
+
 def full_fp32(parameter: nn.Parameter) -> Tensor:
     """Gather a trainable parameter's fp32 master value on every rank."""
     if not _is_managed(parameter):
-        return parameter.detach().float()
+        return _stepped(parameter).detach().float()
     from deepspeed.utils import safe_get_full_fp32_param
 
     value: Tensor | None = safe_get_full_fp32_param(parameter)
@@ -36,7 +53,7 @@ def full_fp32(parameter: nn.Parameter) -> Tensor:
 def full_moment(engine: Any, parameter: nn.Parameter, name: str) -> Tensor:
     """Gather one of a parameter's moments on every rank; at least one step must have been taken."""
     if not _is_managed(parameter):
-        return engine.basic_optimizer.state[parameter][name]
+        return engine.basic_optimizer.state[_stepped(parameter)][name]
     from deepspeed.utils import safe_get_full_optimizer_state
 
     value: Tensor | None = safe_get_full_optimizer_state(parameter, name)
@@ -69,9 +86,11 @@ def create_moments(engine: Any, backward: Callable[[], None]) -> None:
 def set_state(engine: Any, parameter: nn.Parameter, weights: Tensor, moments: dict[str, Tensor]) -> None:
     """Give a parameter its fp32 weights and its moments (each of the full shape, on any device)."""
     if not _is_managed(parameter):
-        parameter.data.copy_(weights)
+        stepped = _stepped(parameter)
+        for copy in (parameter, stepped):
+            copy.data.copy_(weights)
         for name, value in moments.items():
-            engine.basic_optimizer.state[parameter][name].copy_(value)
+            engine.basic_optimizer.state[stepped][name].copy_(value)
         return
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
@@ -86,6 +105,11 @@ def set_num_steps(engine: Any, num_steps: int) -> None:
     for state in engine.basic_optimizer.state.values():
         if "step" in state:
             state["step"].fill_(num_steps)
+
+
+def _stepped(parameter: nn.Parameter) -> Tensor:
+    """Return the tensor that the optimizer steps: the fp32 master, or the parameter itself."""
+    return getattr(parameter, MASTER, parameter)
 
 
 def _is_managed(parameter: nn.Parameter) -> bool:

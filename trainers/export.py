@@ -55,22 +55,29 @@ def write_model(job: JobSpec, weights_dir: Path, directory: Path) -> None:
 
     tokenizer = load_tokenizer(job.base)
     template = template_of(tokenizer, job.data.template)
-    model: Any = prepare_model(job.base, job.train, torch.float32)
+    train = job.train.model_copy(update={"method": "lora"}) if job.train.method == "qlora" else job.train
+    model: Any = prepare_model(job.base, train, torch.float32)  # an adapter is the same over any form of its base
     load_weights(model, read_weights(weights_dir))
     if job.train.method == "full":
-        model.config.use_cache = True
-        model.config.dtype = _stored_dtype(job.base)
-        _write_generation_config(model, template.stop_ids)
-        model.to(model.config.dtype)
+        save_whole(model, stored_dtype(job.base), template.stop_ids, directory)
     else:
         model.peft_config["default"].base_model_name_or_path = job.base
-    model.save_pretrained(directory, safe_serialization=True)
-    (directory / "README.md").unlink(missing_ok=True)
+        model.save_pretrained(directory, safe_serialization=True)
+        (directory / "README.md").unlink(missing_ok=True)
     tokenizer.chat_template = template.source
     tokenizer.save_pretrained(directory)
 
 
-def _stored_dtype(base: str) -> torch.dtype:
+def save_whole(model: Any, dtype: torch.dtype, stop_ids: list[int], directory: Path) -> None:
+    """Write a full model in ``dtype``, ready to generate."""
+    model.config.use_cache = True
+    model.config.dtype = dtype
+    _write_generation_config(model, stop_ids)
+    model.to(dtype)
+    model.save_pretrained(directory, safe_serialization=True)
+
+
+def stored_dtype(base: str) -> torch.dtype:
     """Return the precision of the base's own weights, which a full release keeps."""
     import torch
     from transformers import AutoConfig
@@ -86,7 +93,10 @@ def _write_generation_config(model: Any, stop_ids: list[int]) -> None:
 
 
 def logit_difference(job: JobSpec, weights_dir: Path, directory: Path) -> float:
-    """Return the largest absolute difference between the training workers' logits and the reloaded model's."""
+    """Return the largest absolute difference between the training workers' logits and the reloaded model's.
+
+    An adapter trained over a 4-bit base is put over one here; scored and served it is over the base as it is.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -94,10 +104,13 @@ def logit_difference(job: JobSpec, weights_dir: Path, directory: Path) -> float:
     from trainers.model import TargetLoss
 
     probe = load_file(weights_dir / "probe.safetensors")
-    loaded = load(str(directory), job.data.template, torch.device("cpu"))
+    in_4_bits = job.train.method == "qlora"
+    device = torch.device("cuda" if in_4_bits and torch.cuda.is_available() else "cpu")
+    loaded = load(str(directory), job.data.template, device, in_4_bits=in_4_bits)
     with torch.no_grad():
-        logits_NV = TargetLoss(loaded.model)(probe["tokens"].long(), probe["is_target"], as_logits=True)
-    return float((logits_NV.float() - probe["logits"]).abs().max())
+        tokens_BT = probe["tokens"].long().to(device)
+        logits_NV = TargetLoss(loaded.model)(tokens_BT, probe["is_target"], as_logits=True).float().cpu()
+    return float((logits_NV - probe["logits"]).abs().max())
 
 
 def refuse_other_tokens(job: JobSpec, prepared: Prepared, directory: Path, sample: int = 16) -> None:

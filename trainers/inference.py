@@ -49,8 +49,8 @@ class Loaded:
     context_tokens: int
 
 
-def load(path: str, template: str | None, device: torch.device) -> Loaded:
-    """Load a full model, an adapter over its base, or an untuned base, in the precision it is stored in.
+def load(path: str, template: str | None, device: torch.device, *, in_4_bits: bool = False) -> Loaded:
+    """Load a full model, an adapter over its base (``in_4_bits``: quantised), or a base; fp32 on a CPU, else bf16.
 
     Raises BaseModelError where the directory is none of these.
     """
@@ -62,13 +62,15 @@ def load(path: str, template: str | None, device: torch.device) -> Loaded:
     adapter = Path(path) / "adapter_config.json"
     base = adapter_base(path) if adapter.is_file() else path
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    model: Any = load_base(base, dtype)
+    model: Any = load_base(base, dtype, in_4_bits=in_4_bits)
     if adapter.is_file():
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, path)
     tokenizer = load_tokenizer(path)
-    return Loaded(model.to(device).eval(), tokenizer, template_of(tokenizer, template), context_tokens(model.config))
+    if not in_4_bits:  # those are where they were quantised
+        model = model.to(device)
+    return Loaded(model.eval(), tokenizer, template_of(tokenizer, template), context_tokens(model.config))
 
 
 def context_tokens(config: Any) -> int:

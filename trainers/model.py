@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from cluster.errors import BaseModelError, JobFileError
 from trainers.fused_loss import FusedTargetLoss
 from trainers.packed_attention import segment_inputs
+from trainers.quantised import quantised_loading
 from trainers.quiet import quiet_libraries
+from trainers.ranks import on_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,8 +75,10 @@ def check_base(base: str) -> None:
     )
 
 
-def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0) -> PreTrainedModel:
+def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0, *, in_4_bits: bool = False) -> PreTrainedModel:
     """Load a causal language model from safetensors, with its own dropout rates set to ``dropout``.
+
+    ``in_4_bits`` its linear layers are quantised (trainers.quantised), on the GPU where there is one.
 
     Raises BaseModelError where it cannot be read and JobFileError where ``dropout`` is asked of a model without any.
     """
@@ -86,7 +90,13 @@ def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0) -> PreTrained
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         set_dropout(config, dropout)
         model = AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+            base,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            **(quantised_loading(dtype) if in_4_bits else {}),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
@@ -110,8 +120,8 @@ def set_dropout(config: Any, dropout: float) -> None:
 
 
 def prepare_model(base: str, train: TrainSpec, dtype: torch.dtype) -> PreTrainedModel | nn.Module:
-    """Return the model to train: everything trainable for ``full``, adapters over a frozen base for ``lora``."""
-    model = load_base(base, dtype, train.dropout)
+    """Return the model to train: all of it, or an adapter over a frozen base (under ``qlora`` in 4 bits)."""
+    model = load_base(base, dtype, train.dropout, in_4_bits=train.method == "qlora")
     if train.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if train.method == "full":
@@ -168,7 +178,7 @@ class TargetLoss(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._keep_BT: Tensor | None = None
+        self._places_N: Tensor | None = None
         self._labels_N: Tensor | None = None
         self._fused = False
         head = causal_lm(model).get_output_embeddings()
@@ -176,7 +186,7 @@ class TargetLoss(nn.Module):
         self._head = [head]  # in a list, so that it does not count as a second submodule
 
     def _drop_prompt_states(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return None if self._keep_BT is None else (inputs[0][self._keep_BT],)
+        return None if self._places_N is None else (inputs[0].flatten(0, 1).index_select(0, self._places_N),)
 
     def fuse(self, *, fused: bool) -> bool:
         """Let the output embedding return the loss instead of logits (trainers.fused_loss); return whether it can.
@@ -199,14 +209,12 @@ class TargetLoss(nn.Module):
             return nn.functional.linear(hidden, weight_VD)
         return cast("Tensor", FusedTargetLoss.apply(hidden, weight_VD, self._labels_N))
 
-    def _target_logits(self, tokens_BT: Tensor, is_target_BT: Tensor, segments: dict[str, Any]) -> Tensor:
-        keep_BT = torch.zeros_like(is_target_BT)
-        keep_BT[:, :-1] = is_target_BT[:, 1:]
-        self._keep_BT = keep_BT
+    def _target_logits(self, tokens_BT: Tensor, targets_N: Tensor, segments: dict[str, Any]) -> Tensor:
+        self._places_N = targets_N - 1  # the state before a token predicts it
         try:
             return self.model(input_ids=tokens_BT, use_cache=False, **segments).logits
         finally:
-            self._keep_BT = None
+            self._places_N = None
 
     def forward(
         self,
@@ -218,20 +226,29 @@ class TargetLoss(nn.Module):
     ) -> Tensor:
         """Return the sum of -log p over target tokens, a fp32 scalar; 0 (with a graph) where there is none.
 
-        ``segment_lengths`` are those of examples packed into one row (trainers.packed_attention). With ``as_logits``
+        ``segment_lengths`` are those of examples packed into one row (trainers.packed_attention). ``is_target_BT`` best
+        stays in main memory: how many targets there are is then known without waiting for a GPU. With ``as_logits``
         return logits_NV that predict the target tokens, row by row.
         """
         segments = segment_inputs(segment_lengths, tokens_BT.device) if segment_lengths else {}
-        labels_N = tokens_BT[:, 1:][is_target_BT[:, 1:]]
+        targets_N = on_device(_target_places(is_target_BT), tokens_BT.device)
+        labels_N = tokens_BT.flatten().index_select(0, targets_N)
         fused = self._fused and not as_logits
         self._labels_N = labels_N if fused else None
         try:
-            logits_NV = self._target_logits(tokens_BT, is_target_BT, segments)
+            logits_NV = self._target_logits(tokens_BT, targets_N, segments)
         finally:
             self._labels_N = None  # whoever else calls the model gets logits
         if as_logits or fused:
             return logits_NV
         return nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+
+
+def _target_places(is_target_BT: Tensor) -> Tensor:
+    """Return where targets lie among B·T tokens, shape (N,); a row's first token is never predicted."""
+    predicted_BT = is_target_BT.clone()
+    predicted_BT[:, 0] = False
+    return predicted_BT.flatten().nonzero()[:, 0]
 
 
 def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainers.ranks import on_device
+
 PACKED = "hone_packed"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Largest accepted logit difference between packed and alone: the order of sums (measured 1e-6 in fp32)."""
@@ -107,8 +109,8 @@ def plain_attention(causal: Any) -> Generator[None]:
 
 def segment_inputs(lengths: tuple[int, ...], device: torch.device) -> dict[str, Any]:
     """Return what a model is called with for examples of these lengths, packed."""
-    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
-    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+    positions = on_device(torch.cat([torch.arange(length) for length in lengths]), device)
+    ends = on_device(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32), device)
     return {"position_ids": positions[None], "segment_lengths": lengths, "segment_ends": ends}
 
 

@@ -44,8 +44,9 @@ MOMENT_BYTES = 8
 """AdamW's two moments, fp32 (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
 LOSS_BYTES = 12
 """Per logit where the loss is over whole logits: log-probabilities, their gradient and the logits' gradient, fp32."""
-NF4_BITS = 4.5
-"""A 4-bit value and its share of a 32-bit scale per 64 (QLoRA, Dettmers et al. 2023, arXiv 2305.14314, §3)."""
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+"""A 4-bit value, its share of an 8-bit scale per 64, and that one's of a 32-bit scale per 256 (QLoRA, Dettmers et al.
+2023, arXiv 2305.14314, §3)."""
 STAGE0_FLAT_ELEMENTS = 500_000_000
 """DeepSpeed's ``buffered_allreduce_fallback`` flattens this many gradients at a time."""
 MAX_LIVE_ELEMENTS = 1_000_000_000
@@ -100,10 +101,11 @@ def predict_memory(model: ModelFacts, sharding: Sharding, micro: MicroBatchShape
     kept += micro.target_tokens * model.hidden * sharding.compute_bytes
     recomputed = model.activations.recomputed.of(micro.rows, micro.length)
     logits = _logit_bytes(model, sharding, micro.target_tokens)
-    transient = ceil(TRANSIENT_TENSORS * model.activations.widest_per_token * micro.rows * micro.length)
+    widened = sharding.compute_bytes * model.largest_quantised
+    transient = widened + ceil(TRANSIENT_TENSORS * model.activations.widest_per_token * micro.rows * micro.length)
 
     moments = _moments(model, sharding, gradients, accumulates=micro.accumulates)
-    forward = moments.held + kept + logits
+    forward = moments.held + kept + max(logits, widened)
     backward = moments.held + kept + recomputed + moments.early + transient
     room = max(forward, backward, moments.late) - gradients
 

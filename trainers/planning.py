@@ -6,13 +6,9 @@ Brings together what only training code knows (``trainers.plan``) and what the m
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import psutil
-
-from cluster.capacity import Capacity, NodeCapacity
+from cluster.capacity import Capacity
 from cluster.errors import JobFileError
 from cluster.resources import make_plan
 from cluster.session import cluster_capacity, ray_session, refuse_local_home
@@ -20,6 +16,7 @@ from cluster.store import Store
 from trainers.metrics import METRICS
 from trainers.plan import job_facts
 from trainers.prepared import TRAIN, Prepared
+from trainers.quantised import has_library
 from trainers.rates import known_rate
 from trainers.tokens import TokenSet
 
@@ -34,8 +31,7 @@ def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
     path = prepared.tokens_path(TRAIN)
     assert path is not None, "a prepared data set without training tokens"
     tokens = TokenSet.load(path)
-    has_bitsandbytes = find_spec("bitsandbytes") is not None
-    facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_bitsandbytes)
+    facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_library())
     found = capacity(settings)
     on_gpu = bool(found.gpus) and job.cluster.gpus_per_worker != 0
     rate = known_rate(job, Store(settings.home), "cuda" if on_gpu else "cpu")
@@ -47,30 +43,13 @@ def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
 def capacity(settings: Settings) -> Capacity:
     """Return what the cluster of RAY_ADDRESS has, or this machine where none is named."""
     if settings.ray_address is None:
+        from trainers.machine import this_machine
+
         return this_machine()
     with ray_session(address=settings.ray_address):
         found = cluster_capacity()
         refuse_local_home(settings, found)
         return found
-
-
-def this_machine() -> Capacity:
-    """Return this machine's processors, GPUs and memory as one node."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    return Capacity(
-        (
-            NodeCapacity(
-                node_id="this machine",
-                cpus=float(os.cpu_count() or 1),
-                gpus=float(gpus),
-                memory_bytes=psutil.virtual_memory().available,
-                gpu_memory_bytes=torch.cuda.get_device_properties(0).total_memory if gpus else None,
-                has_bf16=bool(gpus) and torch.cuda.is_bf16_supported(),
-            ),
-        )
-    )
 
 
 def refuse_best_by(job: JobSpec, prepared: Prepared, zero_stage: int) -> None:

@@ -12,13 +12,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import DataError, HoneError, JobFileError, UsageError
 from cluster.records import CheckReport, Finding, Plan
 from cluster.store import Store
+from trainers.curve_tracking import refuse_untracked
 from trainers.dataset import Form, NothingToTrainOn, Sources, build
 from trainers.formats import require_columns
 from trainers.gate_rules import parse_rule, refuse_undecidable
@@ -141,19 +141,19 @@ def refuse_early(job: JobSpec) -> None:
         parse_rule(rule, base_scored=job.evaluate.base)
     if job.train.method == "qlora":
         refuse_qlora()
+    refuse_untracked(job.tracking)
     if job.evaluate.slices:
         raise JobFileError("slices are not scored yet", "remove evaluate.slices", "evaluate.slices")
 
 
 def refuse_qlora() -> None:
-    """Say why a 4-bit base cannot be trained here: no GPU, no bitsandbytes, or not built yet."""
-    import torch
+    """Say why a 4-bit base cannot be trained here: no GPU, or no bitsandbytes."""
+    from trainers.quantised import missing_here
 
-    missing = [] if torch.cuda.is_available() else ["no GPU was found"]
-    if find_spec("bitsandbytes") is None:
-        missing.append("bitsandbytes is not installed")
-    why = " and ".join(missing) if missing else "4-bit loading is not built yet, although this machine has a GPU"
-    raise JobFileError(f"train.method qlora cannot run: {why}", "use train.method: lora", "train.method")
+    if missing := missing_here():
+        raise JobFileError(
+            f"train.method qlora cannot run: {' and '.join(missing)}", "use train.method: lora", "train.method"
+        )
 
 
 def prepare(job: JobSpec, store: Store, progress: Progress) -> str:

@@ -1,7 +1,7 @@
 """Rank 0's hooks: the run's curve on disk, its status published, and whether it should end early.
 
 The curve is one JSON object a line, for every step and evaluation; a run that goes on from a checkpoint first drops the
-lines after it.
+lines after it. The same points go to the trackers that the job asks for.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 
 from cluster.records import Metrics, RunState, RunStatus
+from trainers.curve_tracking import CurveTracker
 from trainers.loop import EvaluationRecord, Silent
 from trainers.loop_state import LoopState, StepRecord
 
@@ -36,6 +37,7 @@ class Recorder(Silent):
         stop_asked: Callable[[], bool] = lambda: False,
         max_seconds: float = inf,
         notes: tuple[str, ...] = (),
+        trackers: Sequence[CurveTracker] = (),
     ) -> None:
         self._run = run
         self._path = directory / HISTORY
@@ -43,6 +45,7 @@ class Recorder(Silent):
         self._stop_asked = stop_asked
         self._ends_s = time.monotonic() + max_seconds
         self._notes = list(notes)
+        self._trackers = trackers
         self._latest: Metrics = {}
         self._began = LoopState()
         self._now = LoopState()
@@ -58,6 +61,8 @@ class Recorder(Silent):
         kept = [line for line in self._lines() if json.loads(line)["step"] <= state.step]
         self._path.write_text("".join(kept), encoding="utf-8")
         self._curve = self._path.open("a", encoding="utf-8")
+        for tracker in self._trackers:
+            tracker.begin(state.step)
 
     def _lines(self) -> list[str]:
         """Return the whole lines written so far: a killed run may have left half of one."""
@@ -89,6 +94,8 @@ class Recorder(Silent):
         """Bring the curve up to this step to the disk."""
         self._curve.flush()
         os.fsync(self._curve.fileno())
+        for tracker in self._trackers:
+            tracker.flush()
 
     def wants_stop(self) -> bool:
         """Whether someone asked for a stop, or the time is used up."""
@@ -97,9 +104,14 @@ class Recorder(Silent):
     def close(self) -> None:
         """Finish the curve."""
         self._curve.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _note(self, point: dict[str, float]) -> None:
         self._curve.write(json.dumps(point) + "\n")
+        values = {name: value for name, value in point.items() if name != "step"}
+        for tracker in self._trackers:
+            tracker.note(int(point["step"]), values)
 
     def _show(self, step: int, steps: int) -> None:
         self._last_publish_s = now = time.monotonic()

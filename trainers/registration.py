@@ -22,7 +22,8 @@ def run(ctx: RunContext) -> None:
     gate = GateReport.model_validate(ctx.store.get_json("runs", ctx.run, "gate.json"))
     release_dir = ctx.store.reading("runs", ctx.run, "release")
     release = Release.model_validate_json((release_dir / "release.json").read_text())
-    ctx.registry.log_history(ctx.run, read_history(weights_dir))
+    if "mlflow" in ctx.job.tracking:
+        ctx.registry.log_history(ctx.run, read_history(weights_dir))
     ctx.registry.log_metrics(ctx.run, flat_metrics(release))
     ctx.registry.log_artifact(ctx.run, release_dir / "README.md")
     ctx.registry.log_artifact(ctx.run, release_dir / "release.json")

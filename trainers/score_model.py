@@ -52,7 +52,7 @@ def evaluate_model(
     examples = evaluation_examples(rows)
     labels = sorted({row.label for row in rows if row.label is not None})
     task: Task = "classification" if labels else "generation" if rows[0].prompt else "text"
-    path = _resolve(model, Registry(settings))
+    path = model_directory(model, Registry(settings))
     progress.say(f"evaluate: {path} on {len(examples):,} examples")
     predictions = predict(
         Inference(path, examples, None, labels, 2 <= len(labels) <= AUC_MAX_LABELS, max_new_tokens=max_new_tokens)
@@ -74,7 +74,8 @@ def evaluate_model(
     )
 
 
-def _resolve(model: str, registry: Registry) -> str:
+def model_directory(model: str, registry: Registry) -> str:
+    """Return where NAME@N, NAME@champion, a directory or base:PATH lies. Raises UsageError where it is none."""
     if model.startswith("base:"):
         return model.removeprefix("base:")
     if "@" in model:

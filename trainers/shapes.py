@@ -86,6 +86,11 @@ class ModelFacts:
         return sum(p.elements for p in self.parameters if p.is_trainable)
 
     @cached_property
+    def largest_quantised(self) -> int:
+        """Elements of the largest 4-bit tensor, which is widened to the model's precision for its product."""
+        return max((p.elements for p in self.parameters if p.is_quantised), default=0)
+
+    @cached_property
     def largest_trainable(self) -> int:
         """Elements of the largest tensor that is trained."""
         return max((p.elements for p in self.parameters if p.is_trainable), default=0)

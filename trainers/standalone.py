@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
 from cluster.errors import BudgetSpent, HoneError
@@ -29,7 +27,7 @@ from cluster.store import Store
 from trainers.loop import Silent, run_loop
 from trainers.prepare import ready
 from trainers.prepared import Prepared
-from trainers.ranks import Ranks
+from trainers.ranks import Ranks, world
 from trainers.recorder import Recorder
 from trainers.train_worker import loop_inputs, max_seconds
 
@@ -49,25 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error, file=sys.stderr)
         return error.exit_code
     return 0
-
-
-@contextmanager
-def world() -> Generator[Ranks]:
-    """Yield who this process is among those that torchrun started, with their process group set up."""
-    on_gpu = torch.cuda.is_available()
-    backend = "nccl" if on_gpu else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed looks for them
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
-    if on_gpu:
-        torch.cuda.set_device(device)
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
 
 
 def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Ranks) -> None:

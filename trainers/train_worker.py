@@ -25,9 +25,10 @@ from cluster.durable import replace_file
 from cluster.errors import CapacityError, HoneError, RunFailed
 from cluster.fitting import counted
 from cluster.records import Plan, Record, TrainedWeights
-from cluster.runs import stop_requested, write_status
+from cluster.runs import RUNS, stop_requested, write_status
 from cluster.spec import JobSpec
 from cluster.store import Store
+from trainers.curve_tracking import curve_trackers
 from trainers.loop import EvaluationRecord, Hooks, run_loop
 from trainers.loop_state import LoopState, StepRecord
 from trainers.prepared import TRAIN, VALIDATION, Prepared
@@ -90,6 +91,7 @@ def train_worker(config: dict[str, Any]) -> None:
             stop_asked=partial(stop_requested, store, run),
             max_seconds=max_seconds(job, plan),
             notes=notes,
+            trackers=curve_trackers(job.tracking, Path(store.path(RUNS, run)), run),
         )
     inputs = loop_inputs(job, plan, Prepared(Path(config["prepared"])), directory)
     try:

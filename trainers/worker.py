@@ -26,23 +26,22 @@ from torch import Tensor
 
 from cluster.errors import RunFailed
 from cluster.records import Metrics
-from trainers.batches import Example, MicroBatch, Schedule, layout, pack, pad
+from trainers.batches import Example, Examples, MicroBatch, Schedule, layout, pack, pad
 from trainers.checkpoint import Checkpoints, load_weights, read_weights
-from trainers.engine_state import MOMENTS, create_moments, set_num_steps, set_state
+from trainers.engine_state import MOMENTS, create_moments, link_masters, set_num_steps, set_state
 from trainers.loop_state import LoopState, StepRecord
 from trainers.model import TargetLoss, causal_lm, prepare_model, trainable_parameters
 from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
 from trainers.packed_attention import keeps_examples_apart
 from trainers.quiet import quiet_libraries
-from trainers.ranks import Ranks
+from trainers.ranks import Ranks, on_device
 from trainers.shards import ShardReader
 from trainers.zero import deepspeed_config
 
 if TYPE_CHECKING:
     from cluster.records import Plan
     from cluster.spec import TrainSpec
-    from trainers.tokens import TokenSet
 
 FUSED_PROBE_TOKENS = 32
 FUSED_TOLERANCE = 1e-2
@@ -61,8 +60,8 @@ class LoopInputs:
     base: str
     train: TrainSpec
     plan: Plan
-    train_tokens: TokenSet
-    validation_tokens: TokenSet | None
+    train_tokens: Examples
+    validation_tokens: Examples | None
     directory: Path
     score: Scorer | None = None
 
@@ -104,6 +103,7 @@ class Worker:
                 model_parameters=cast("Any", [p for _, p in trainable_parameters(self.module)]),
                 config=config,
             )[0]
+        link_masters(self.engine)
         self.packed = self._can_pack()
         self.fused = self._can_fuse()
         self.restored = LoopState()
@@ -234,20 +234,19 @@ class Worker:
             logits_NV = self.engine(*self._on_device(pack(examples) if self.packed else padded), as_logits=True)
         return torch.from_numpy(padded.tokens_BT), torch.from_numpy(padded.is_target_BT), logits_NV
 
-    def _my_micro_batches(self, tokens: TokenSet, examples: np.ndarray) -> Iterator[list[int]]:
+    def _my_micro_batches(self, tokens: Examples, examples: np.ndarray) -> Iterator[list[int]]:
         lengths = tokens.lengths[examples].tolist()
         bound, packed = self.inputs.plan.micro_batch_tokens, self.packed
         share = layout(lengths, self.ranks.world_size, bound, packed=packed)[self.ranks.rank]
         for micro in share:
             yield [int(examples[position]) for position in micro]
 
-    def _tensors(self, tokens: TokenSet, rows: list[int]) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
+    def _tensors(self, tokens: Examples, rows: list[int]) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
         return self._on_device((pack if self.packed else pad)([tokens.example(row) for row in rows]))
 
     def _on_device(self, micro: MicroBatch) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
-        device = self.ranks.device
-        tokens_BT, is_target_BT = (torch.from_numpy(x).to(device) for x in (micro.tokens_BT, micro.is_target_BT))
-        return tokens_BT, is_target_BT, micro.segment_lengths
+        tokens_BT = on_device(torch.from_numpy(micro.tokens_BT), self.ranks.device)
+        return tokens_BT, torch.from_numpy(micro.is_target_BT), micro.segment_lengths
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
         if self.ranks.world_size > 1:

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from cluster.records import Plan
 from cluster.spec import TrainSpec
 from tests.integration.ranks import on_ranks
+from tests.llamas import llama
+from tests.plans import a_plan
 from trainers.batches import Schedule
 from trainers.loop import Silent, run_loop
 from trainers.optimizer import learning_rate_frac
@@ -33,16 +35,7 @@ BATCH = 8
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("base")
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=67,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
+    config = llama((32, 48, 2, 67), num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
     LlamaForCausalLM(config).save_pretrained(path)
     return path
 
@@ -62,22 +55,14 @@ def tokens_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def plan(zero_stage: int, workers: int, micro_batch_tokens: int) -> Plan:
-    return Plan(
+def plan(zero_stage: int, workers: int, micro_batch_tokens: int, precision: str = "fp32") -> Plan:
+    return a_plan(
         workers=workers,
-        gpus_per_worker=0,
-        cpus_per_worker=1,
-        device="cpu",
-        precision="fp32",
+        precision=precision,
         zero_stage=zero_stage,
         steps=STEPS,
         steps_per_epoch=STEPS // 2,
         micro_batch_tokens=micro_batch_tokens,
-        micro_batches=1,
-        parameters=0,
-        trainable_parameters=0,
-        memory_bytes={},
-        available_bytes=0,
     )
 
 

@@ -61,6 +61,7 @@ class Part:
     method: str
     stage: int
     stop_at: int | None = None
+    precision: str = "fp32"
 
 
 def trained(ranks: Ranks, base: Path, tokens: Path, parts: list[Part]) -> list[tuple[int, dict[int, float], bool]]:
@@ -74,7 +75,8 @@ def one(ranks: Ranks, base: Path, tokens: Path, part: Part) -> tuple[int, dict[i
         | {"batch_size": 8, "epochs": 2.0, "learning_rate": 1e-3, "weight_decay": 0.01, "eval_every": 3}
     )
     data = TokenSet.load(tokens)
-    inputs = LoopInputs(str(base), train, plan(part.stage, ranks.world_size, 60), data, data, part.directory)
+    chosen = plan(part.stage, ranks.world_size, 60, part.precision)
+    inputs = LoopInputs(str(base), train, chosen, data, data, part.directory)
     hooks = StopAfter(part.stop_at)
     finished = run_loop(inputs, ranks, hooks)
     return hooks.began, hooks.losses, finished is not None
@@ -125,6 +127,22 @@ def test_resumed_on_the_same_workers_it_is_bit_for_bit_the_unbroken_run(
     weights = final_weights(folder / f"{method}-{stage}")
     for name, value in final_weights(folder / f"{method}-{stage}-stopped").items():
         assert torch.equal(value, weights[name]), name
+
+
+def test_bf16_keeps_fp32_masters_at_every_stage_and_goes_on_exactly(
+    base: Path, tokens_path: Path, tmp_path: Path
+) -> None:
+    """One rank, on a CPU: the same sums in the same order, so the curves are equal to the bit."""
+    whole = [Part(tmp_path / str(stage), "full", stage, precision="bf16") for stage in (0, 1, 2, 3)]
+    broken = [Part(tmp_path / "stopped", "full", 0, stop_at, "bf16") for stop_at in (4, None)]
+    outcomes = on_ranks(trained, 1, base, tokens_path, whole + broken)
+    curves = [losses for _, losses, _ in outcomes]
+    assert curves[0] == curves[1] == curves[2] == curves[3] == curves[4] | curves[5]
+    assert outcomes[5][0] == 4
+    weights = final_weights(tmp_path / "0")
+    for name, value in final_weights(tmp_path / "stopped").items():
+        assert torch.equal(value, weights[name]), name
+        assert not torch.equal(value, value.bfloat16().float()), "an fp32 master holds more than bf16 can"
 
 
 @pytest.mark.parametrize(("ranks", "stages"), [(1, [0, 2]), (2, [3]), (3, [1, 2])])

@@ -92,14 +92,15 @@ def test_lora_trains_rank_times_in_and_out_features_of_every_linear_layer() -> N
     assert model.num_parameters == facts(NARROW).num_parameters + model.num_trainable
 
 
-def test_qlora_keeps_linear_layers_in_four_bits_and_a_scale() -> None:
+def test_qlora_keeps_linear_layers_in_four_bits_and_scales() -> None:
     train = TrainSpec.model_validate({"method": "qlora"})
     model = outline(llama(NARROW), train, precision="bf16", device="cuda")
     linear = sum(p.elements for p in model.parameters if p.is_quantised)
     hidden, intermediate, layers, _ = NARROW
     assert linear == layers * hidden * (3 * hidden + 3 * intermediate)
     weights, _, _ = model_states(model, Sharding(0, 1, "bf16", "cuda"))
-    assert weights == pytest.approx(linear * 4.5 / 8 + 2 * (model.num_parameters - linear), rel=1e-6)
+    bits = 4 + 8 / 64 + 32 / (64 * 256)  # a value, its share of a scale, and that one's of the scales' scale
+    assert weights == pytest.approx(linear * bits / 8 + 2 * (model.num_parameters - linear), rel=1e-6)
 
 
 def test_a_base_that_cannot_be_read_is_an_error_of_the_user(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.records import SplitCount, Throughput, TrainedWeights
+from cluster.records import SplitCount
 from cluster.spec import JobSpec
 from cluster.store import Store
+from tests.finished_runs import trained
 from trainers.rates import keep_rate, known_rate
 
 
@@ -14,23 +15,8 @@ def job(**cluster: object) -> JobSpec:
     return JobSpec.model_validate({"name": "a", "base": "/m/b", "data": "c.jsonl", "cluster": cluster})
 
 
-TRAINED = TrainedWeights(
-    steps=10,
-    examples=320,
-    target_tokens=640,
-    seconds=4.0,
-    evaluation_s=1.0,
-    saving_s=0.5,
-    best_step=10,
-    best_value=1.0,
-    validation={},
-    stopped_early=False,
-    throughput=Throughput(examples_per_s=80.0, target_tokens_per_s=160.0),
-    device="cpu",
-    device_name="a processor",
-    world_size=2,
-    zero_stage=2,
-)
+TRAINED = trained([{"step": 10}])
+"""2 workers that did 80 examples a second together."""
 
 
 def test_a_finished_run_says_how_fast_the_next_one_will_be(tmp_path: Path) -> None:
