@@ -90,6 +90,7 @@ DEFAULTS: dict[str, Any] = {
     "cluster": {
         "workers": 1,
         "gpus_per_worker": "auto",
+        "cpus_per_worker": "auto",
         "max_failures": 3,
         "hang_timeout_s": 1800.0,
         "tokens_per_s": None,
