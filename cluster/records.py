@@ -79,6 +79,9 @@ class Plan(Record):
     steps_per_epoch: int
     micro_batch_tokens: int = Field(description="padded tokens that one worker holds in one forward pass")
     micro_batches: int = Field(description="forward passes per worker and step, at the longest rows")
+    scores_aside: bool = Field(
+        default=False, description="whether generated validation metrics are made beside the training workers"
+    )
     parameters: int
     trainable_parameters: int
     memory_bytes: dict[str, int] = Field(description="predicted peak per worker, by part")

@@ -59,6 +59,7 @@ def make_plan(
         steps_per_epoch=steps_per_epoch,
         micro_batch_tokens=layout.micro_batch_tokens,
         micro_batches=layout.micro_batches,
+        scores_aside=train.best_by_is_generated and capacity.slots(site.cpus, site.gpus) > site.workers,
         parameters=facts.parameters,
         trainable_parameters=facts.trainable_parameters,
         memory_bytes=chosen.footprint.parts,

@@ -136,6 +136,11 @@ class TrainSpec(Block):
         """Whether the user asked for this ``max_length``; when not, a trainer may lower it to the base's limit."""
         return "max_length" in self.model_fields_set
 
+    @property
+    def best_by_is_generated(self) -> bool:
+        """Whether `best_by` needs generated answers, or is made of the loss."""
+        return self.best_by not in ("loss", "perplexity")
+
     @model_validator(mode="after")
     def _adapter_fits_method(self) -> Self:
         if self.method == "full" and "lora" in self.model_fields_set:

@@ -80,8 +80,8 @@ class Checkpoints:
         self._commit = threading.Thread(target=self._finish, args=(aside, state), daemon=True)
         self._commit.start()
 
-    def save_best(self, parameters: Parameters, step: int, probe: dict[str, Tensor]) -> None:
-        """Write ``best-N`` and wait until it is there."""
+    def save_best(self, parameters: Parameters, step: int, probe: dict[str, Tensor], needed: set[int]) -> None:
+        """Write ``best-N`` and wait until it is there; drop those neither ``needed`` nor spoken of in a checkpoint."""
         from safetensors.torch import save_file
 
         self.wait()
@@ -92,7 +92,13 @@ class Checkpoints:
                 save_file({name: value.cpu().contiguous() for name, value in probe.items()}, aside / PROBE)
         self._finish(aside, None)
         self.wait()
+        if self._ranks.rank == 0:
+            self._drop_weights(needed)
         self._ranks.barrier()
+
+    def best(self, step: int) -> Path:
+        """Return where weights that were kept after ``step`` steps lie."""
+        return best_directory(self._root, step)
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being committed; raises StoreError where it failed."""
@@ -142,18 +148,21 @@ class Checkpoints:
                     return
                 _commit(aside, self._root / aside.name, self._ranks.world_size, state)
                 if state is not None:
-                    self._drop_old()
+                    self._drop_old(state)
         except HoneError as error:
             self._failure = error
 
-    def _drop_old(self) -> None:
-        steps = self._steps()
-        for path in steps[: -self._keep]:
+    def _drop_old(self, state: LoopState) -> None:
+        """Drop all but the newest checkpoints, of which ``state`` is the last, and weights that nobody speaks of."""
+        for path in self._steps()[: -self._keep]:
             shutil.rmtree(path)
-        oldest = steps[-self._keep :][0]
-        needed = best_directory(self._root, read_state(oldest).best.step)
+        later = {step for path in _named(self._root, "best") if (step := int(path.name[5:])) > state.step}
+        self._drop_weights(later)
+
+    def _drop_weights(self, needed: set[int]) -> None:
+        kept = needed.union(*(read_state(path).held for path in self._steps()))
         for path in _named(self._root, "best"):
-            if path.name < needed.name:
+            if int(path.name[5:]) not in kept:
                 shutil.rmtree(path)
 
     def _steps(self) -> list[Path]:
@@ -212,8 +221,8 @@ def _named(root: Path, kind: str) -> list[Path]:
 def _is_intact(path: Path, warn: Callable[[str], None]) -> bool:
     try:
         _check(path)
-        if best := read_state(path).best.step:
-            _check(best_directory(path.parent, best))
+        for step in read_state(path).held:
+            _check(best_directory(path.parent, step))
     except (HoneError, OSError) as error:
         what = error.what if isinstance(error, HoneError) else str(error)
         warn(f"the checkpoint {path} is passed over: {what}")

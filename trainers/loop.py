@@ -7,24 +7,15 @@ group and says which rank this is. A run that finds a checkpoint in its director
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from math import exp, inf, isfinite
+from math import inf
 from typing import Protocol
 
 from cluster.errors import RunFailed
-from cluster.records import Metrics, Throughput, TrainedWeights
+from cluster.records import Throughput, TrainedWeights
 from trainers.loop_state import Best, LoopState, StepRecord
 from trainers.ranks import Ranks, device_name
+from trainers.validation import EvaluationRecord, Validation
 from trainers.worker import LoopInputs, Worker
-
-
-@dataclass(frozen=True)
-class EvaluationRecord:
-    """One evaluation on the validation split, after ``step`` steps."""
-
-    step: int
-    metrics: Metrics
-    improved: bool
 
 
 class Hooks(Protocol):
@@ -84,12 +75,13 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights |
     evaluate_every = steps_between(train.eval_every, per_epoch)
     save_every = steps_between(train.checkpoint.every, per_epoch) if train.checkpoint else inf
     patience = train.early_stopping.patience if train.early_stopping else inf
+    validation = Validation(worker, hooks.on_evaluation)
     for record in worker.steps(state.step, hooks.wants_stop):
         state = state.after(record)
         hooks.on_step(record)
         last = record.step == record.steps
         if inputs.validation_tokens is not None and (last or record.step % evaluate_every == 0):
-            state = _evaluated(worker, state, hooks)
+            state = validation.evaluate(state)
         if last or state.best.misses >= patience:
             break
         if record.stop or record.step % save_every == 0:
@@ -97,10 +89,11 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights |
         if record.stop:
             worker.checkpoints.wait()
             return None
+    state = validation.settle(state)
     began_s = time.perf_counter()
     if inputs.validation_tokens is None:
         state = state.model_copy(update={"best": Best(step=state.step)})
-        worker.save_best(state.step)
+        worker.save_best(state.step, needed={state.step})
     worker.checkpoints.wait()
     return _summary(state.spent(saving_s=time.perf_counter() - began_s), worker)
 
@@ -111,27 +104,6 @@ def _saved(worker: Worker, state: LoopState, hooks: Hooks) -> LoopState:
     hooks.on_checkpoint(state.step)
     worker.save(state)
     return state.spent(saving_s=time.perf_counter() - began_s)
-
-
-def _evaluated(worker: Worker, state: LoopState, hooks: Hooks) -> LoopState:
-    """Score the validation split, keep the weights where they are the best so far, and return the state with that."""
-    began_s = time.perf_counter()
-    loss = worker.validation_loss()
-    metrics: Metrics = {"loss": loss, "perplexity": exp(min(loss, 700.0))}
-    if worker.inputs.score is not None:
-        metrics |= worker.inputs.score(worker.engine, worker.ranks)
-    name = worker.inputs.train.best_by
-    value = -metrics[name] if name in ("loss", "perplexity") else metrics[name]
-    improved = isfinite(value) and (state.best.value is None or value > state.best.value)
-    scored_s = time.perf_counter()
-    if improved:
-        best = Best(step=state.step, value=value, metrics=metrics)
-        worker.save_best(state.step)
-    else:
-        best = state.best.model_copy(update={"misses": state.best.misses + 1})
-    hooks.on_evaluation(EvaluationRecord(state.step, metrics, improved))
-    times = {"evaluation_s": scored_s - began_s, "saving_s": time.perf_counter() - scored_s}
-    return state.model_copy(update={"best": best}).spent(**times)
 
 
 def _summary(state: LoopState, worker: Worker) -> TrainedWeights:

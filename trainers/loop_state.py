@@ -36,6 +36,13 @@ class Best(Record):
     misses: int = 0
 
 
+class Pending(Record):
+    """An evaluation whose generated metric is not known yet; ``metrics`` are those that are."""
+
+    step: int
+    metrics: Metrics
+
+
 class LoopState(Record):
     """Where a run stands after ``step`` steps: sums over its steps, and its best evaluation.
 
@@ -50,6 +57,12 @@ class LoopState(Record):
     saving_s: float = Field(default=0.0, description="time in which the loop waited for checkpoints and best weights")
     loss: float = Field(default=0.0, description="the last step's loss")
     best: Best = Best()
+    pending: Pending | None = None
+
+    @property
+    def held(self) -> set[int]:
+        """The steps whose weights this state speaks of."""
+        return {self.best.step} - {0} | ({self.pending.step} if self.pending else set())
 
     def after(self, record: StepRecord) -> LoopState:
         """Return where the run stands once a step is done."""

@@ -36,7 +36,7 @@ def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
     on_gpu = bool(found.gpus) and job.cluster.gpus_per_worker != 0
     rate = known_rate(job, Store(settings.home), "cuda" if on_gpu else "cpu")
     plan = make_plan(job.train, job.cluster, facts, found, rate)
-    refuse_best_by(job, prepared, plan.zero_stage)
+    refuse_best_by(job, prepared, plan)
     return plan
 
 
@@ -52,7 +52,7 @@ def capacity(settings: Settings) -> Capacity:
         return found
 
 
-def refuse_best_by(job: JobSpec, prepared: Prepared, zero_stage: int) -> None:
+def refuse_best_by(job: JobSpec, prepared: Prepared, plan: Plan) -> None:
     """Raise JobFileError where the best checkpoint cannot be picked by the metric that was asked for."""
     name = job.train.best_by
     metric = METRICS.get(name)
@@ -62,9 +62,9 @@ def refuse_best_by(job: JobSpec, prepared: Prepared, zero_stage: int) -> None:
         return
     if metric.needs == "label_scores" or (metric.needs == "labels" and prepared.record.task != "classification"):
         raise JobFileError(f"{name!r} cannot be computed in training", "use loss or another metric", "train.best_by")
-    if zero_stage == 3:
+    if plan.zero_stage == 3 and not plan.scores_aside:
         raise JobFileError(
             f"best_by {name} generates during training, which needs whole weights; ZeRO-3 shards them",
-            "use best_by: loss, or train.zero_stage: 2",
+            "use best_by: loss, train.zero_stage: 2, or a cluster with room for one more worker beside these",
             "train.best_by",
         )

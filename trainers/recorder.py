@@ -15,8 +15,9 @@ from pathlib import Path
 
 from cluster.records import Metrics, RunState, RunStatus
 from trainers.curve_tracking import CurveTracker
-from trainers.loop import EvaluationRecord, Silent
+from trainers.loop import Silent
 from trainers.loop_state import LoopState, StepRecord
+from trainers.validation import EvaluationRecord
 
 HISTORY = "history.jsonl"
 PUBLISH_EVERY_S = 1.0
@@ -58,7 +59,7 @@ class Recorder(Silent):
         self._notes += warnings
         if state.step:
             self._notes.append(f"goes on after step {state.step}")
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= state.step]
+        kept = [line for line in self._lines() if _is_known(json.loads(line), state)]
         self._path.write_text("".join(kept), encoding="utf-8")
         self._curve = self._path.open("a", encoding="utf-8")
         for tracker in self._trackers:
@@ -132,6 +133,13 @@ class Recorder(Silent):
                 eta_s=left_s,
             )
         )
+
+
+def _is_known(point: dict[str, float], state: LoopState) -> bool:
+    """Whether a line of the curve will not be written again by a run that goes on from ``state``."""
+    if state.pending is not None and "validation_loss" in point:
+        return point["step"] < state.pending.step
+    return point["step"] <= state.step
 
 
 def read_history(directory: Path) -> list[dict[str, float]]:

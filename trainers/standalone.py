@@ -25,6 +25,7 @@ from cluster.records import Plan
 from cluster.session import Settings
 from cluster.store import Store
 from trainers.loop import Silent, run_loop
+from trainers.planning import refuse_best_by
 from trainers.prepare import ready
 from trainers.prepared import Prepared
 from trainers.ranks import Ranks, world
@@ -58,6 +59,9 @@ def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Rank
         try:
             out.mkdir(parents=True, exist_ok=True)
             done = ready(job, settings, progress)
+            prepared = Prepared(Store(settings.home).reading("data", done.prepared))
+            assert done.report.plan is not None, "a job that is ready has a plan"
+            refuse_best_by(job, prepared, done.report.plan.model_copy(update={"scores_aside": False}))
             shared = [(done.prepared, done.report.plan)]
         except (HoneError, OSError) as error:
             shared = [error]

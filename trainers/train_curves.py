@@ -29,7 +29,7 @@ History = Sequence[dict[str, float]]
 def curves_section(history: History, trained: TrainedWeights, plan: Plan, train: TrainSpec) -> Section:
     """Return the curves of a run, with the step marked whose weights were kept."""
     validation = points(history, "validation_loss")
-    is_best = "best" if train.best_by in ("loss", "perplexity") else "kept"
+    is_best = "kept" if train.best_by_is_generated else "best"
     best = Mark(trained.best_step, f"{is_best}: step {trained.best_step:,}") if validation else None
     losses = [*with_mean("training", points(history, "loss"))]
     if validation:
@@ -74,7 +74,7 @@ def _lead(history: History, trained: TrainedWeights, plan: Plan, train: TrainSpe
     said = [f"One step is {train.batch_size} examples, an epoch {plan.steps_per_epoch:,} steps."]
     if not points(history, "validation_loss"):
         said.append("There is no validation split: the weights of the last step were kept.")
-    elif train.best_by not in ("loss", "perplexity"):
+    elif train.best_by_is_generated:
         from trainers.validation_scores import MAX_EXAMPLES
 
         said.append(f"The {train.best_by} on at most {MAX_EXAMPLES} validation examples chose the weights.")

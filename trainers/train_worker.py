@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -28,12 +29,14 @@ from cluster.records import Plan, Record, TrainedWeights
 from cluster.runs import RUNS, stop_requested, write_status
 from cluster.spec import JobSpec
 from cluster.store import Store
+from trainers.aside import AsideTask
 from trainers.curve_tracking import curve_trackers
-from trainers.loop import EvaluationRecord, Hooks, run_loop
+from trainers.loop import Hooks, run_loop
 from trainers.loop_state import LoopState, StepRecord
 from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.ranks import Ranks
 from trainers.recorder import Recorder
+from trainers.validation import EvaluationRecord
 from trainers.worker import LoopInputs, Scorer
 
 OUTCOME = "outcome.json"
@@ -94,6 +97,8 @@ def train_worker(config: dict[str, Any]) -> None:
             trackers=curve_trackers(job.tracking, Path(store.path(RUNS, run)), run),
         )
     inputs = loop_inputs(job, plan, Prepared(Path(config["prepared"])), directory)
+    if plan.scores_aside:
+        inputs = replace(inputs, score=None, aside=AsideTask(job, plan, config["prepared"]))
     try:
         trained = run_loop(inputs, ranks, Watched(recorder, job.cluster.hang_timeout_s))
     except RunFailed as error:  # on every rank at once
@@ -205,7 +210,7 @@ def loop_inputs(job: JobSpec, plan: Plan, prepared: Prepared, directory: Path) -
 
 
 def _scorer(job: JobSpec, prepared: Prepared) -> Scorer | None:
-    if job.train.best_by in ("loss", "perplexity") or prepared.tokens_path(VALIDATION) is None:
+    if not job.train.best_by_is_generated or prepared.tokens_path(VALIDATION) is None:
         return None
     from trainers.validation_scores import validation_scorer
 

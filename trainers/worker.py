@@ -42,6 +42,7 @@ from trainers.zero import deepspeed_config
 if TYPE_CHECKING:
     from cluster.records import Plan
     from cluster.spec import TrainSpec
+    from trainers.validation import Aside
 
 FUSED_PROBE_TOKENS = 32
 FUSED_TOLERANCE = 1e-2
@@ -55,7 +56,10 @@ Scorer = Callable[[Any, Ranks], Metrics]
 
 @dataclass(frozen=True)
 class LoopInputs:
-    """What one run trains on, and the directory of its checkpoints; the same on every rank."""
+    """What one run trains on, and the directory of its checkpoints; the same on every rank.
+
+    ``score`` makes generated metrics on the ranks, ``aside`` elsewhere; at most one of them is given.
+    """
 
     base: str
     train: TrainSpec
@@ -64,6 +68,7 @@ class LoopInputs:
     validation_tokens: Examples | None
     directory: Path
     score: Scorer | None = None
+    aside: Aside | None = None
 
 
 class Worker:
@@ -212,11 +217,14 @@ class Worker:
         """Write a checkpoint to go on from (collective); it is committed while training goes on."""
         self.checkpoints.save(self.engine, list(trainable_parameters(self.module.model)), state)
 
-    def save_best(self, step: int) -> None:
-        """Write the weights and the logits that a reloaded release must reproduce (collective)."""
+    def save_best(self, step: int, needed: set[int]) -> None:
+        """Write the weights and the logits that a reloaded release must reproduce (collective).
+
+        ``needed`` are the steps whose weights the run still speaks of; others that no checkpoint needs are dropped.
+        """
         tokens_BT, is_target_BT, logits_NV = self._probe()
         probe = {"tokens": tokens_BT.int(), "is_target": is_target_BT, "logits": logits_NV.float()}
-        self.checkpoints.save_best(list(trainable_parameters(self.module.model)), step, probe)
+        self.checkpoints.save_best(list(trainable_parameters(self.module.model)), step, probe, needed)
 
     def _probe(self) -> tuple[Tensor, Tensor, Tensor]:
         """Score the shortest few rows, the same on every rank; the tokens and targets returned are padded."""

@@ -60,7 +60,7 @@ def saved(root: Path, steps: list[int], best: int = 0, keep: int = 2) -> nn.Modu
     engine, kept = Engine(model), checkpoints(root, keep)
     named = list(model.named_parameters())
     if best:
-        kept.save_best(named, best, {"logits": torch.ones(2, 3)})
+        kept.save_best(named, best, {"logits": torch.ones(2, 3)}, {best})
     for step in steps:
         kept.save(engine, named, LoopState(step=step, best=Best(step=best, value=1.0)))
     kept.wait()
