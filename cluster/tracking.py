@@ -76,16 +76,19 @@ def put_params(client: Any, mlflow_run: str, params: Mapping[str, object]) -> No
 
 
 def put_history(client: Any, mlflow_run: str, history: Iterable[Mapping[str, float]], at_ms: int) -> None:
-    """Log rows of ``step`` and metrics, each metric thinned to what a chart can show."""
+    """Log rows of ``step``, metrics and perhaps ``time_s`` (Unix time), each metric thinned to what a chart can show."""
     from mlflow.entities import Metric
 
     points: dict[str, list[tuple[int, float]]] = {}
+    times_ms: dict[int, int] = {}
     for row in history:
+        if "time_s" in row:
+            times_ms[int(row["step"])] = int(1000 * row["time_s"])
         for name, value in row.items():
-            if name != "step":
+            if name not in ("step", "time_s"):
                 points.setdefault(name, []).append((int(row["step"]), float(value)))
     metrics = [
-        Metric(_key(name), value, at_ms, step)
+        Metric(_key(name), value, times_ms.get(step, at_ms), step)
         for name, series in points.items()
         for step, value in thinned(series, POINTS_PER_METRIC)
     ]

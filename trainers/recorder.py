@@ -1,7 +1,7 @@
 """Rank 0's hooks: the run's curve on disk, its status published, and whether it should end early.
 
-The curve is one JSON object a line, for every step and evaluation; a run that goes on from a checkpoint first drops the
-lines after it. The same points go to the trackers that the job asks for.
+The curve is one JSON object a line, for every step and evaluation, with the time; a run that goes on from a checkpoint
+first drops the lines after it. The same points go to the trackers that the job asks for.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Recorder(Silent):
             tracker.close()
 
     def _note(self, point: dict[str, float]) -> None:
-        self._curve.write(json.dumps(point) + "\n")
+        self._curve.write(json.dumps(point | {"time_s": time.time()}) + "\n")
         values = {name: value for name, value in point.items() if name != "step"}
         for tracker in self._trackers:
             tracker.note(int(point["step"]), values)

@@ -1,0 +1,17 @@
+"""What stands above every benchmark's tables: the machine, the versions, the commit and the command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+
+
+def heading(title: str, command: str, packages: Sequence[str]) -> str:
+    """Return a title, one line on what was measured with what, and how to run it again, as markdown."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    machine = f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}"
+    return f"# {title}\n\n{machine}, {versions}; commit {commit.stdout.strip()}\n\n    python {command}\n"
