@@ -76,7 +76,7 @@ def put_params(client: Any, mlflow_run: str, params: Mapping[str, object]) -> No
 
 
 def put_history(client: Any, mlflow_run: str, history: Iterable[Mapping[str, float]], at_ms: int) -> None:
-    """Log rows of ``step``, metrics and perhaps ``time_s`` (Unix time), each metric thinned to what a chart can show."""
+    """Log rows of ``step``, metrics and perhaps ``time_s`` (Unix time), thinned to what a chart can show."""
     from mlflow.entities import Metric
 
     points: dict[str, list[tuple[int, float]]] = {}
