@@ -7,14 +7,13 @@ are looked at while a run goes on. Both write into the run's directory and talk 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.errors import JobFileError
-from cluster.runs import parse_run_id
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 """What an entry of ``tracking`` needs installed beyond hone; the extra of the same name brings it."""
@@ -75,19 +74,21 @@ class WandbCurves:
     which are the same values.
     """
 
-    def __init__(self, directory: Path, run: str) -> None:
+    def __init__(self, directory: Path, run: str, project: str) -> None:
         self._directory = directory
         self._name = run
+        self._project = project
+        self._wandb: Any = None
         self._run: Any = None
 
     def begin(self, step: int) -> None:
         """Start an offline run, or one that goes on."""
-        wandb: Any = import_module("wandb")
+        self._wandb = wandb = import_module("wandb")
         self._directory.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             mode="offline",
             dir=str(self._directory),
-            project=parse_run_id(self._name).name,
+            project=self._project,
             id=self._name,
             name=self._name,
             resume="allow",
@@ -102,19 +103,19 @@ class WandbCurves:
         """Nothing: its service writes as it goes."""
 
     def close(self) -> None:
-        """End the run and its service."""
+        """End the run, and wait for its service, which only then has written everything (wandb 0.31)."""
         self._run.finish()
+        self._wandb.teardown()
 
 
-MAKERS: dict[str, Callable[[Path, str], CurveTracker]] = {
-    "tensorboard": lambda directory, run: TensorBoardCurves(directory / "tensorboard"),
-    "wandb": lambda directory, run: WandbCurves(directory, run),
-}
-
-
-def curve_trackers(tracking: Sequence[str], directory: Path, run: str) -> list[CurveTracker]:
-    """Return a job's live trackers, which write below ``directory``."""
-    return [MAKERS[name](directory, run) for name in tracking if name in MAKERS]
+def curve_trackers(tracking: Sequence[str], directory: Path, run: str, job: str) -> list[CurveTracker]:
+    """Return a run's live trackers, which write below ``directory``; for Weights & Biases the job is its project."""
+    trackers: list[CurveTracker] = []
+    if "tensorboard" in tracking:
+        trackers.append(TensorBoardCurves(directory / "tensorboard"))
+    if "wandb" in tracking:
+        trackers.append(WandbCurves(directory, run, job))
+    return trackers
 
 
 def refuse_untracked(tracking: Sequence[str]) -> None:

@@ -51,7 +51,8 @@ def packed_attention(
     odd = [name for name in UNSUPPORTED if asked.get(name) is not None]
     if segment_lengths is None or segment_ends is None or attention_mask is not None or odd:
         raise UnsupportedError(f"{type(module).__name__} asks for {odd or 'a mask, or passes no segments on'}")
-    if query_BHTD.is_cuda and query_BHTD.dtype != torch.float32 and dropout == 0.0:
+    sizes = query_BHTD.shape[-1], value_BKTD.shape[-1]
+    if dropout == 0.0 and kernel_takes(query_BHTD.device.type, query_BHTD.dtype, *sizes):
         return _by_kernel(query_BHTD, key_BKTD, value_BKTD, max(segment_lengths), segment_ends, scaling), None
     grouped = query_BHTD.shape[1] != key_BKTD.shape[1]
     parts = [
@@ -61,6 +62,12 @@ def packed_attention(
         for q, k, v in zip(*(x.split(segment_lengths, dim=2) for x in (query_BHTD, key_BKTD, value_BKTD)), strict=True)
     ]
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1), None
+
+
+def kernel_takes(device: str, dtype: torch.dtype, key_size: int, value_size: int) -> bool:
+    """Whether torch's variable-length kernel (FlashAttention 2) computes this; else examples go one by one."""
+    in_half = device == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return in_half and key_size == value_size and key_size % 8 == 0 and key_size <= 256
 
 
 def _by_kernel(query_BHTD: Tensor, key: Tensor, value: Tensor, longest: int, ends: Tensor, scale: Any) -> Tensor:

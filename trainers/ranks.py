@@ -43,10 +43,11 @@ def world() -> Generator[Ranks]:
     """Yield who this process is among those that torchrun started, or alone, with their process group set up."""
     on_gpu = torch.cuda.is_available()
     backend = "nccl" if on_gpu else "gloo"
-    if "RANK" in os.environ:
+    alone = {} if "RANK" in os.environ else {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    if not alone:
         dist.init_process_group(backend)
     else:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed looks for them
+        os.environ |= alone  # DeepSpeed looks for them
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -55,6 +56,8 @@ def world() -> Generator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+        for name in alone:
+            del os.environ[name]
 
 
 def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -24,6 +24,7 @@ from cluster.progress import Progress
 from cluster.records import Plan
 from cluster.session import Settings
 from cluster.store import Store
+from trainers.curve_tracking import curve_trackers
 from trainers.loop import Silent, run_loop
 from trainers.planning import refuse_best_by
 from trainers.prepare import ready
@@ -73,7 +74,8 @@ def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Rank
     if ranks.rank > 0:
         run_loop(inputs, ranks, Silent())
         return
-    recorder = Recorder(job.name, out, progress.update, max_seconds=max_seconds(job, plan))
+    trackers = curve_trackers(job.tracking, out, job.name, job.name)
+    recorder = Recorder(job.name, out, progress.update, max_seconds=max_seconds(job, plan), trackers=trackers)
     trained = run_loop(inputs, ranks, recorder)
     recorder.close()
     if trained is None:

@@ -94,7 +94,7 @@ def train_worker(config: dict[str, Any]) -> None:
             stop_asked=partial(stop_requested, store, run),
             max_seconds=max_seconds(job, plan),
             notes=notes,
-            trackers=curve_trackers(job.tracking, Path(store.path(RUNS, run)), run),
+            trackers=curve_trackers(job.tracking, Path(store.path(RUNS, run)), run, job.name),
         )
     inputs = loop_inputs(job, plan, Prepared(Path(config["prepared"])), directory)
     if plan.scores_aside:

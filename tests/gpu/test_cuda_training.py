@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from transformers import AutoModelForCausalLM
 
 from cluster.spec import JobSpec, TrainSpec
 from tests.integration.ranks import free_port
+from tests.llamas import llama
 from tests.plans import a_plan
 from tests.tiny import write_base
 from trainers.checkpoint import best_directory
@@ -49,7 +51,8 @@ def test_bf16_on_a_gpu_follows_fp32(tmp_path: Path, stage: int) -> None:
 
 def test_a_micro_batch_never_waits_for_the_gpu(tmp_path: Path) -> None:
     """Every wait would empty the queue of kernels; a step may wait once, for its loss."""
-    model = load_base(str(write_base(tmp_path / "base")), torch.bfloat16).cuda()
+    AutoModelForCausalLM.from_config(llama((64, 96, 2, 300), num_attention_heads=4)).save_pretrained(tmp_path)
+    model = load_base(str(tmp_path), torch.bfloat16).cuda()
     keep = TargetLoss(model)
     register()
     use_packed(model, packed=True)

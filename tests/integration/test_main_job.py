@@ -99,13 +99,17 @@ def test_lora_under_zero_3_gives_an_adapter_that_reloads(
         tmp_path, tiny_base, tickets, gate='["accuracy >= 0.999"]',
         method="lora", lora={"rank": 8}, zero_stage=3, epochs=1, learning_rate=1e-2, best_by="loss",
     )  # fmt: skip
-    code, result, _ = run_json(capsys, "train", str(job))
+    code, result, _ = run_json(capsys, "train", str(job), "--set", "tracking=[mlflow, tensorboard]")
     release = Path(result["release"])
     assert code == 3
     assert result["gate"]["decision"] == "reject"
     assert result["version"] is None
     assert (release / "adapter_config.json").is_file()
     assert json.loads((release / "release.json").read_text())["reload_max_abs_diff"] < 1e-4
+    assert list((release.parent / "tensorboard").glob("events.out.tfevents.*"))
+    code, merged, _ = run_json(capsys, "merge", str(release), str(tmp_path / "merged"))
+    assert code == 0
+    assert merged["max_abs_logit_difference"] < 1e-3 < merged["adapter_effect"]
 
 
 def test_the_best_checkpoint_can_be_chosen_by_a_generated_metric(

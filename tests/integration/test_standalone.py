@@ -66,3 +66,11 @@ def test_a_wrong_job_is_one_error_and_exit_code_2(job: Path) -> None:
     assert done.returncode == 2
     assert "train.epoch" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_curves_go_where_the_job_asks(job: Path) -> None:
+    out = job.parent / "tracked"
+    asked = ["--set", "train.epochs=0.1", "--set", "tracking=[tensorboard]"]
+    done = run(["-m", "trainers.standalone", str(job), "--out", str(out), *asked], job.parent / "home")
+    assert done.returncode == 0, done.stderr
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))

@@ -26,7 +26,7 @@ BLOCK_BYTES = 32768
 
 def attempt(directory: Path, trackers: list[str], *, after: int, to: int, loss: float) -> None:
     """Take steps with an evaluation behind the last, as the loop tells rank 0's hooks."""
-    live = curve_trackers(trackers, directory, RUN)
+    live = curve_trackers(trackers, directory, RUN, "tickets")
     recorder = Recorder(RUN, directory, lambda _status: None, trackers=live)
     recorder.on_start(LoopState(step=after, seconds=1.0), [])
     for step in range(after + 1, to + 1):
@@ -96,7 +96,7 @@ def test_nothing_is_imported_or_written_unasked(tmp_path: Path) -> None:
 
     code = (
         "import sys; from pathlib import Path; from trainers.curve_tracking import curve_trackers, refuse_untracked;"
-        f"refuse_untracked(['mlflow']); assert curve_trackers(['mlflow'], Path({str(tmp_path)!r}), 'r') == [];"
+        f"refuse_untracked(['mlflow']); assert curve_trackers(['mlflow'], Path({str(tmp_path)!r}), 'r', 'j') == [];"
         "print([m for m in ('tensorboard', 'wandb', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from transformers import (
 
 from trainers.batches import pack, pad
 from trainers.model import TargetLoss, causal_lm
-from trainers.packed_attention import keeps_examples_apart, plain_attention
+from trainers.packed_attention import keeps_examples_apart, kernel_takes, plain_attention
 
 TOLERANCE = 1e-5
 SHAPE: dict[str, Any] = {
@@ -117,3 +117,20 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         grads.append([p.grad for p in model.parameters()])
     for plain, again in zip(*grads, strict=True):
         assert torch.allclose(plain, again, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "key_size", "value_size", "takes"),
+    [
+        ("cuda", torch.bfloat16, 128, 128, True),
+        ("cuda", torch.float32, 128, 128, False),
+        ("cpu", torch.bfloat16, 128, 128, False),
+        ("cuda", torch.bfloat16, 12, 12, False),
+        ("cuda", torch.bfloat16, 192, 128, False),
+        ("cuda", torch.bfloat16, 512, 512, False),
+    ],
+)
+def test_a_shape_that_the_gpu_kernel_cannot_take_is_attended_one_by_one(
+    device: str, dtype: torch.dtype, key_size: int, value_size: int, takes: bool
+) -> None:
+    assert kernel_takes(device, dtype, key_size, value_size) == takes
