@@ -41,6 +41,10 @@ class Hooks(Protocol):
         """Whether this rank asks the run to end after the current step, with a checkpoint to go on from."""
         ...
 
+    def wants_checkpoint(self) -> bool:
+        """Whether this rank asks for a checkpoint after the current step, since it may not live to see the next."""
+        ...
+
 
 class Silent:
     """Hooks without effect."""
@@ -61,6 +65,10 @@ class Silent:
         """Never."""
         return False
 
+    def wants_checkpoint(self) -> bool:
+        """Never."""
+        return False
+
 
 def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights | None:
     """Train, keep the best weights as ``best-N`` in ``inputs.directory``, and return what was done.
@@ -76,7 +84,7 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights |
     save_every = steps_between(train.checkpoint.every, per_epoch) if train.checkpoint else inf
     patience = train.early_stopping.patience if train.early_stopping else inf
     validation = Validation(worker, hooks.on_evaluation)
-    for record in worker.steps(state.step, hooks.wants_stop):
+    for record in worker.steps(state.step, lambda: (hooks.wants_stop(), hooks.wants_checkpoint())):
         state = state.after(record)
         hooks.on_step(record)
         last = record.step == record.steps
@@ -84,7 +92,7 @@ def run_loop(inputs: LoopInputs, ranks: Ranks, hooks: Hooks) -> TrainedWeights |
             state = validation.evaluate(state)
         if last or state.best.misses >= patience:
             break
-        if record.stop or record.step % save_every == 0:
+        if record.stop or record.save or record.step % save_every == 0:
             state = _saved(worker, state, hooks)
         if record.stop:
             worker.checkpoints.wait()

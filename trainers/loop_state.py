@@ -11,8 +11,9 @@ from cluster.records import Metrics, Record
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One finished optimizer step, counted from 1; ``seconds`` it took; ``stop`` where a rank asked to end.
+    """One finished optimizer step, counted from 1; ``seconds`` it took.
 
+    ``stop`` where a rank asked to end, ``save`` where one asked for a checkpoint.
     ``grad_norm`` is the gradient's before clipping; None at ZeRO stage 0 in fp32, where DeepSpeed clips but keeps none.
     """
 
@@ -25,6 +26,7 @@ class StepRecord:
     target_tokens: int
     seconds: float
     stop: bool = False
+    save: bool = False
 
 
 class Best(Record):

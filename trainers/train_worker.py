@@ -3,7 +3,8 @@
 Ray Train starts all workers anew when one is lost, and they go on from the newest checkpoint. Some ends must not be
 tried again: those that would end alike are left as the run's outcome, which the next attempt, if any, only repeats. A
 worker out of memory asks the next attempt for smaller micro-batches, which changes nothing but the layout. A worker
-that makes no progress for ``cluster.hang_timeout_s`` ends its own process, since a collective would wait for ever.
+that makes no progress for ``cluster.hang_timeout_s`` ends its own process, since a collective would wait for ever; one
+whose machine will be taken away asks for a checkpoint.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from trainers.aside import AsideTask
 from trainers.curve_tracking import curve_trackers
 from trainers.loop import Hooks, run_loop
 from trainers.loop_state import LoopState, StepRecord
+from trainers.preemption import PreemptionNotice
 from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.ranks import Ranks
 from trainers.recorder import Recorder
@@ -117,13 +119,14 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 class Watched:
-    """A rank's hooks that end its process where nothing happens for too long."""
+    """A rank's hooks that end its process where nothing happens for too long, and save before it is taken away."""
 
     def __init__(self, hooks: Hooks | None, timeout_s: float) -> None:
         from trainers.loop import Silent
 
         self._hooks: Hooks = hooks or Silent()
         self._timeout_s = timeout_s
+        self._notice = PreemptionNotice()
         self._last_s = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -161,6 +164,10 @@ class Watched:
     def wants_stop(self) -> bool:
         """Pass it on."""
         return self._hooks.wants_stop()
+
+    def wants_checkpoint(self) -> bool:
+        """Ask for one where Ray has said that a machine will be taken away."""
+        return self._notice.is_news() or self._hooks.wants_checkpoint()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

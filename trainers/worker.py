@@ -52,6 +52,7 @@ PROBE_TARGETS = 32
 
 
 Scorer = Callable[[Any, Ranks], Metrics]
+Wishes = Callable[[], tuple[bool, bool]]
 
 
 @dataclass(frozen=True)
@@ -151,16 +152,16 @@ class Worker:
         set_num_steps(self.engine, state.step)
         self.restored = state
 
-    def steps(self, first: int = 0, wants_stop: Callable[[], bool] = lambda: False) -> Iterator[StepRecord]:
+    def steps(self, first: int = 0, wishes: Wishes = lambda: (False, False)) -> Iterator[StepRecord]:
         """Take the optimizer steps of the run after ``first``, one at each ``next``.
 
-        ``wants_stop`` is asked after every step, and its answer shared with all ranks beside the loss. Raises RunFailed
-        when the loss is not finite.
+        ``wishes`` (to stop, to save) is asked after every step, and its answer shared with all ranks beside the loss.
+        Raises RunFailed when the loss is not finite.
         """
         for step in range(first, self.schedule.num_steps):
-            yield self._step(step, wants_stop)
+            yield self._step(step, wishes)
 
-    def _step(self, step: int, wants_stop: Callable[[], bool]) -> StepRecord:
+    def _step(self, step: int, wishes: Wishes) -> StepRecord:
         began = time.perf_counter()
         train = self.inputs.train
         examples = self.schedule.examples(step)
@@ -168,8 +169,8 @@ class Worker:
         rate = train.learning_rate * learning_rate_frac(step, self.schedule.num_steps, train.schedule, train.warmup)
         set_learning_rate(self.engine.optimizer, rate)
         self.engine.step()
-        asked_to_stop = torch.full_like(loss_sum, float(wants_stop()))
-        total, stops = self._sum_over_ranks(torch.stack((loss_sum, asked_to_stop))).tolist()
+        shared = torch.stack((loss_sum, *(torch.full_like(loss_sum, float(wish)) for wish in wishes())))
+        total, stops, saves = self._sum_over_ranks(shared).tolist()
         loss_mean = total / num_targets
         if not isfinite(loss_mean):
             raise RunFailed(
@@ -186,6 +187,7 @@ class Worker:
             target_tokens=num_targets,
             seconds=time.perf_counter() - began,
             stop=stops > 0,
+            save=saves > 0,
         )
 
     def accumulate_gradients(self, step: int) -> tuple[Tensor, int]:

@@ -77,6 +77,19 @@ class RayNodes:
             with_it_gone(one)
         process.wait()
 
+    def drain(self, number: int, seconds: int) -> None:
+        """Announce that a node will be taken away, as a cloud does for its spot machines."""
+        listed = f"import ray; ray.init(address={self.address!r}, log_to_driver=False); print(*ray.nodes(), sep='\\n')"
+        found = self._run([sys.executable, "-c", listed]).splitlines()
+        (node,) = (line.split("'")[3] for line in found if f"'{host(number)}'" in line)
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        deadline = ["--deadline-remaining-seconds", str(seconds)]
+        self._run([RAY, "drain-node", "--address", self.address, "--node-id", node, *reason, *deadline])
+
+    def _run(self, command: list[str]) -> str:
+        environment = os.environ | ENVIRONMENT | self.variables
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
     def close(self) -> None:
         """Lose all nodes that are left."""
         for number, process in reversed(self._nodes.items()):

@@ -61,3 +61,21 @@ def test_a_run_grows_when_a_node_joins(job: Job, port: int, tmp_path: Path) -> N
         assert command.ends(timeout_s=400) == 0, command.said
     assert "2 of at most 2 workers; goes on after step" in command.said
     torch.testing.assert_close(losses(command), losses(alone), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_notice_that_a_node_will_go_is_answered_with_a_checkpoint(
+    job: Job, unbroken: dict[str, Tensor], port: int, tmp_path: Path
+) -> None:
+    seldom = ["--set", "train.checkpoint={every: 400, keep: 1}", "--set", ELASTIC]
+    with ray_nodes(tmp_path, port, [1, 1]) as nodes:
+        command = job.start("drained", *seldom, **nodes.variables)
+        command.until(lambda: command.step() > EVERY)
+        nodes.drain(2, 3600)
+        folder = command.home / "runs" / command.run / "checkpoints"
+        command.until(lambda: any(folder.glob("step-*")))
+        nodes.kill(2)
+        assert command.ends(timeout_s=240) == 0, command.said
+    assert int(re.findall(r"goes on after step (\d+)", command.said)[-1]) % 400
+    for name, value in job.weights("drained").items():
+        torch.testing.assert_close(value, unbroken[name], rtol=0, atol=LAYOUT_TOLERANCE)
