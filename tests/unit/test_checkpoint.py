@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -22,7 +24,8 @@ class Engine:
 
     def __init__(self, model: nn.Module) -> None:
         self.basic_optimizer = self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-        model(torch.ones(1, 5)).sum().backward()
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
         self.optimizer.step()
 
 
@@ -125,6 +128,28 @@ def test_only_the_newest_are_kept_and_the_best_they_need(tmp_path: Path, keep: i
     saved(tmp_path, [], best=5, keep=keep)
     saved(tmp_path, [10, 20, 30], best=8, keep=keep)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".aside") == ["best-00000008", *left]
+
+
+def test_saving_needs_no_more_memory_than_one_parameters_state(tmp_path: Path) -> None:
+    """Of 32 layers with a state of 12 MB each, less than three are in memory beside what was there before."""
+    model = nn.Sequential(*(nn.Linear(1000, 1000) for _ in range(32)))
+    engine, named = Engine(model), list(model.named_parameters())
+    process, peak, over = psutil.Process(), [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.001):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    kept = checkpoints(tmp_path)
+    kept.save(engine, named, LoopState(step=1))  # what is loaded at the first time is not the checkpoint's
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    kept.save(engine, named, LoopState(step=2))
+    kept.wait()
+    over.set()
+    watcher.join()
+    assert peak[0] - before < 3 * 12e6
 
 
 def test_what_a_killed_run_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
