@@ -54,20 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def world() -> Generator[Ranks]:
     """Yield who this process is among those that torchrun started, with their process group set up."""
+    try:
+        yield join_world()
+    finally:
+        dist.destroy_process_group()
+
+
+def join_world() -> Ranks:
+    """Set up the process group, of torchrun's ranks or of this process alone, unless it is up; return who this is."""
     on_gpu = torch.cuda.is_available()
-    backend = "nccl" if on_gpu else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
-    else:
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed looks for them
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+    if not dist.is_initialized():
+        backend = "nccl" if on_gpu else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend)
+        else:
+            os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # DeepSpeed looks for them
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Ranks) -> None:
