@@ -42,10 +42,20 @@ base: {base}
 data: docstrings.jsonl
 train:
 {train}
-cluster: {{workers: 2}}
+cluster: {{workers: {workers}}}
 evaluate: {{max_new_tokens: 8, batch_size: 64}}
 gate: {gate}
 """
+SWEEP_KEYS = """\
+sweep:
+  trials: 12
+  finalists: 1
+  space:
+    train.learning_rate: loguniform(5.0e-4, 1.0e-2)
+    train.batch_size: choice(16, 32, 64)
+    train.dropout: uniform(0.0, 0.3)
+"""
+"""One worker a trial: on two processors two trials side by side do more than two workers on one trial."""
 TRAIN_KEYS = {
     "full": (
         "  method: full\n  zero_stage: 2\n  epochs: 6\n  learning_rate: 2.0e-3\n  batch_size: 32\n"
@@ -78,11 +88,18 @@ def write_demo(settings: Settings, progress: Progress, *, method: str, overrides
     held_out = held_out_texts(load_job(job, overrides).data)
     base = _base(folder, library, {row.label for row in rows}, held_out, progress)
     _write_job(job, method, f"./{base.name}")
+    _write_job(sweep_file(job), method, f"./{base.name}", SWEEP_KEYS)
     return job
 
 
-def _write_job(path: Path, method: str, base: str) -> None:
-    path.write_text(JOB.format(base=base, train=TRAIN_KEYS[method], gate=GATES[method]), encoding="utf-8")
+def sweep_file(job: Path) -> Path:
+    """Return where the same job lies with a sweep block."""
+    return job.with_stem(f"{job.stem}-sweep")
+
+
+def _write_job(path: Path, method: str, base: str, sweep: str = "") -> None:
+    text = JOB.format(base=base, train=TRAIN_KEYS[method], gate=GATES[method], workers=1 if sweep else 2)
+    path.write_text(text + sweep, encoding="utf-8")
 
 
 def held_out_texts(data: DataSpec) -> list[str]:

@@ -1,34 +1,25 @@
-"""Ray Tune around a searcher and a judge, seen from the driver: what runs, what ended how, and when it is over.
+"""What the driver of a sweep knows: which trials train, what became of the others, and when it is over.
 
-Tune's own reporters, loggers and restore are off: a trial's curve and record lie in its directory, the study knows what
-is missing, and one compact table tells the user. The search is over when its trials are used up, its time or money is,
-the study has converged, or somebody asked the run to stop; trials that still train are then told so and return.
+A trial's record is written down here when it ends, its child run made, and the weights of trials that cannot win any
+more removed. The search is over when its time or money is used up, the study has converged, or somebody asked the run
+to stop; trials that still train are then told so, and return.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
-
-from ray import tune
 
 from cluster.errors import HoneError, StoreError
 from cluster.phases import read_phases
 from cluster.records import RunStatus, TrainedWeights
-from cluster.runs import clear_stop, read_status, request_stop, stop_requested, write_status
-from cluster.session import environment
-from cluster.stopping import stop_on_signal
-from trainers.train import in_thread
-from tuning.judge import FULL, PROGRESS, VALUE, Judge, Why, rungs
-from tuning.objective import RESULT, Arena, is_lower_better, run_trial
+from cluster.runs import read_status, stop_requested, write_status
+from tuning.judge import FULL, PROGRESS, VALUE, Why, rungs
+from tuning.objective import RESULT, Arena, is_lower_better
 from tuning.space import trial_job, unpacked
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import (
@@ -43,21 +34,10 @@ from tuning.trials import (
 )
 
 if TYPE_CHECKING:
-    from ray.tune.search import Searcher
-
     from cluster.pipeline import RunContext
     from cluster.registry import RunOutcome
 
-LOOK_EVERY_S = 0.5
 SHOW_EVERY_S = 2.0
-RETRIES = 1
-QUIET_TUNE = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverges at once has no value
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # causes are in the table
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study is the truth
-    "TUNE_WARN_THRESHOLD_S": "60",
-}
 OUTCOMES: dict[State, RunOutcome] = {
     "complete": "FINISHED",
     "pruned": "FINISHED",
@@ -72,7 +52,7 @@ class Driver:
     """What the driver knows of the trials of one stage (``kind``: trials or finals), ``total`` in all."""
 
     def __init__(self, ctx: RunContext, arena: Arena, kind: str, total: int) -> None:
-        self._ctx, self._arena, self._kind, self._total = ctx, arena, kind, total
+        self.ctx, self.arena, self._kind, self._total = ctx, arena, kind, total
         self._live: dict[str, Live] = {}
         self._over: Over = ""
         self._lock = threading.RLock()
@@ -100,7 +80,7 @@ class Driver:
                 self._over = why
             if why in ("budget", "interrupted"):
                 for live in self._live.values():
-                    self._arena.verdicts.tell(live.assigned.name, why)
+                    self.arena.verdicts.tell(live.assigned.name, why)
 
     def started(self, assigned: Assigned) -> None:
         """Note that a trial trains, for the first or the second time."""
@@ -131,7 +111,7 @@ class Driver:
         live = self._live.get(assigned.name)
         seconds = result.get("time_total_s") or (time.monotonic() - live.began_s if live else 0.0)
         with suppress(HoneError):
-            seed = trial_job(self._arena.job, assigned.values, assigned.seed).train.seed
+            seed = trial_job(self.arena.job, assigned.values, assigned.seed).train.seed
             return TrialRecord(
                 name=assigned.name,
                 number=assigned.number,
@@ -158,7 +138,7 @@ class Driver:
             return "failed", told["failure"]
         if "diverged" in told:
             return "diverged", told["diverged"]
-        verdict: Why | None = self._arena.verdicts.read(assigned.name)
+        verdict: Why | None = self.arena.verdicts.read(assigned.name)
         if verdict == "diverged":
             return "diverged", "its validation loss was more than twice that of a guess"
         if verdict == "interrupted":
@@ -166,7 +146,7 @@ class Driver:
         return "pruned", "the search's time or money was used up" if verdict == "budget" else ""
 
     def _keep(self, record: TrialRecord) -> TrialRecord:
-        ctx = self._ctx
+        ctx = self.ctx
         with self._lock:
             self._live.pop(record.name, None)
         if record.state == "interrupted":
@@ -185,7 +165,7 @@ class Driver:
 
     def _track(self, record: TrialRecord) -> None:
         """Make the trial a child run; tracking that fails must not end a search."""
-        ctx = self._ctx
+        ctx = self.ctx
         params = {**record.values, "train.seed": record.seed}
         history = [*trial_history(ctx.store, ctx.run, record.name)]
         if record.value is not None:
@@ -198,24 +178,24 @@ class Driver:
 
     def look(self) -> None:
         """End the search where its budget is used up or somebody asked for it."""
-        if stop_requested(self._ctx.store, self._ctx.run):
+        if stop_requested(self.ctx.store, self.ctx.run):
             self.end("interrupted")
         elif self._kind == "trials" and self._is_spent():
             self.end("budget")
         self.show()
 
     def _is_spent(self) -> bool:
-        sweep, cluster = self._ctx.job.sweep, self._ctx.job.cluster
+        sweep, cluster = self.ctx.job.sweep, self.ctx.job.cluster
         assert sweep is not None, "a job with a sweep block"
         hours = (self._spent_s + time.monotonic() - self._began_s) / 3600
         if sweep.max_hours is not None and hours > sweep.max_hours:
             return True
         if sweep.max_cost is None or not cluster.price_per_gpu_hour:
             return False
-        plan, now = self._ctx.plan(), time.monotonic()
+        plan, now = self.ctx.plan(), time.monotonic()
         with self._lock:
             seconds = sum(now - live.began_s for live in self._live.values())
-        seconds += sum(trial.seconds for trial in read_trials(self._ctx.store, self._ctx.run))
+        seconds += sum(trial.seconds for trial in read_trials(self.ctx.store, self.ctx.run))
         return seconds / 3600 * plan.workers * plan.gpus_per_worker * cluster.price_per_gpu_hour > sweep.max_cost
 
     def show(self, *, at_once: bool = False) -> None:
@@ -225,9 +205,9 @@ class Driver:
         with self._lock:
             self._shown_s = time.monotonic()
             live = list(self._live.values())
-            trials = read_trials(self._ctx.store, self._ctx.run, self._kind)
+            trials = read_trials(self.ctx.store, self.ctx.run, self._kind)
             left_s = self._left_s(trials)
-            self._ctx.progress.redraw(table_lines(trials, live, self._line_facts(), self._total, left_s))
+            self.ctx.progress.redraw(table_lines(trials, live, self._line_facts(), self._total, left_s))
             self._publish(trials, left_s)
 
     def _left_s(self, trials: list[TrialRecord]) -> float | None:
@@ -236,15 +216,15 @@ class Driver:
             return None
         mean_s = sum(trial.seconds for trial in trials) / len(trials)
         missing = max(0, self._total - len(trials))
-        return mean_s * missing / max(1, min(self._arena.at_once, missing))
+        return mean_s * missing / max(1, min(self.arena.at_once, missing))
 
     def _line_facts(self) -> tuple[str, list[int]]:
-        job = self._ctx.job
+        job = self.ctx.job
         assert job.sweep is not None, "a job with a sweep block"
         return job.train.best_by, rungs(job.sweep, job.train) if self._kind == "trials" else []
 
     def _publish(self, trials: list[TrialRecord], left_s: float | None) -> None:
-        ctx = self._ctx
+        ctx = self.ctx
         mode = "min" if is_lower_better(ctx.job.train.best_by) else "max"
         best = best_trials(trials, mode, 1, ("complete", "pruned"))
         last = read_status(ctx.store, ctx.run)
@@ -258,85 +238,6 @@ class Driver:
             write_status(ctx.store, status)
 
 
-class Callbacks(tune.Callback):
-    """Tune's events, handed to the driver."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
-        """A trial trains."""
-        self._driver.started(Assigned(**trial.config))
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_info: Any
-    ) -> None:
-        """A trial reported."""
-        self._driver.reported(Assigned(**trial.config), result)
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
-        """A trial failed for good."""
-        self._driver.failed(Assigned(**trial.config), trial.get_pickled_error())
-
-
-def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None:
-    """Run that many trials to their end; returns early, with what there is, where the search is over before."""
-    ctx, arena = driver._ctx, driver._arena  # pyright: ignore[reportPrivateUsage]
-    clear_stop(ctx.store, ctx.run)
-    attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(LOOK_EVERY_S):
-            driver.look()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    with environment(QUIET_TUNE), stop_on_signal(partial(_ask_to_stop, ctx)):
-        watcher.start()
-        try:
-            tuner = _tuner(driver, arena, searcher, judge, trials, attempt, ctx.store.path("ray"))
-            in_thread(tuner.fit)
-        finally:
-            stop.set()
-            watcher.join()
-            driver.show(at_once=True)
-            ctx.progress.close()
-            shutil.rmtree(ctx.store.path("ray", attempt), ignore_errors=True)
-
-
-def _tuner(
-    driver: Driver, arena: Arena, searcher: Searcher, judge: Judge, trials: int, attempt: str, storage: str
-) -> tune.Tuner:
-    trainable = tune.with_resources(tune.with_parameters(run_trial, arena=arena), resources_of(driver))
-    return tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=judge,
-            num_samples=trials,
-            max_concurrent_trials=arena.at_once,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: trial.trial_id,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=attempt,
-            storage_path=storage,
-            verbose=0,
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[Callbacks(driver)],
-        ),
-    )
-
-
-def resources_of(driver: Driver) -> dict[str, float]:
-    """Return what Tune reserves for a trial: its worker, or next to nothing for one that waits for a worker group."""
-    plan = driver._ctx.plan()  # pyright: ignore[reportPrivateUsage]
-    if plan.workers > 1:
-        return {"CPU": 0, "memory": 1.0}  # a request must not be empty
-    return {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
-
-
 def cause(error: BaseException) -> str:
     """Return the innermost reason that Ray wrapped, in one line."""
     seen: list[BaseException] = [error]
@@ -347,13 +248,3 @@ def cause(error: BaseException) -> str:
     if isinstance(last, HoneError):
         return last.what
     return f"{type(last).__name__}: {(str(last).strip().splitlines() or [''])[0][:200]}"
-
-
-def _ask_to_stop(ctx: RunContext) -> None:
-    ctx.progress.say("stopping the trials; once more leaves at once")
-    request_stop(ctx.store, ctx.run)
-
-
-def as_config(assigned: Assigned) -> dict[str, Any]:
-    """Return an assignment as a trial's configuration."""
-    return asdict(assigned)

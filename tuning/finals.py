@@ -9,6 +9,7 @@ best seed's weights as the run's training, so that every later stage sees a trai
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
@@ -20,11 +21,12 @@ from cluster.runs import RUNS, stop_requested
 from trainers.rates import keep_rate
 from trainers.train import commit_weights
 from tuning.contest import Contender, Verdict, decide
-from tuning.driver import Driver, as_config, drive
+from tuning.driver import Driver
 from tuning.judge import Lenient
 from tuning.space import own_values, packed, trial_job
 from tuning.sweep import arena_of, mode_of, sweep_of, winner_data
 from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_directory
+from tuning.tuner import drive
 
 if TYPE_CHECKING:
     from cluster.pipeline import RunContext
@@ -49,7 +51,7 @@ class Listed(Searcher):
         if not self._left or self._driver.is_over():
             return Searcher.FINISHED
         self._given[trial_id] = self._left.pop(0)
-        return as_config(self._given[trial_id])
+        return asdict(self._given[trial_id])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Let the driver write down how a training ended."""

@@ -109,12 +109,7 @@ def bundle(title: str, unit: str, x: Scale, strands: Sequence[Strand], rungs: Se
     values = [value for strand in drawn for _, value in strand.points]
     y = value_axis(min(values), max(values))
     parts = [*_frame(x, y)]
-    for rung in rungs:
-        parts.append(
-            Markup('<line class="marker" x1="{0:.2f}%" x2="{0:.2f}%" y1="{1}" y2="{2}"/>').format(
-                100 * x.frac(rung), TOP - 8, HEIGHT - BOTTOM
-            )
-        )
+    parts += [_rung(100 * x.frac(rung)) for rung in rungs]
     for strand in sorted(drawn, key=lambda strand: strand.kind == "best"):
         places = [(x.frac(at), _down(y, value)) for at, value in strand.points]
         parts.append(_stretched(places, "second" if strand.kind == "best" else "faint"))
@@ -159,6 +154,12 @@ def _parallel_axis(name: str, scale: Scale, x: float, inner: float) -> Markup:
     return joined(parts)
 
 
+def _rung(percent: float) -> Markup:
+    return Markup('<line class="marker" x1="{0:.2f}%" x2="{0:.2f}%" y1="{1}" y2="{2}"/>').format(
+        percent, TOP - 8, HEIGHT - BOTTOM
+    )
+
+
 def _figure(title: str, unit: str, y: Axis, parts: list[Markup], told: str, kinds: Sequence[Kind]) -> Markup:
     step = 0.0 if y.is_log or len(y.ticks) < 2 else y.ticks[1] - y.ticks[0]
     labels = joined(
@@ -177,11 +178,9 @@ def _figure(title: str, unit: str, y: Axis, parts: list[Markup], told: str, kind
 
 def legend(kinds: Sequence[Kind]) -> Markup:
     """Return what the dots' shapes mean, of those that occur."""
-    keys = joined(
-        element("li", Markup('<svg width="14" height="14" aria-hidden="true">{}</svg> {}').format(_dot(7, 7, kind, "", "px"), text))
-        for kind, text in KINDS.items()
-        if kind in kinds
-    )  # fmt: skip
+    swatch = Markup('<svg width="14" height="14" aria-hidden="true">{}</svg> {}')
+    shown: list[tuple[Kind, str]] = [(kind, text) for kind, text in KINDS.items() if kind in kinds]
+    keys = joined(element("li", swatch.format(_dot(7, 7, kind, "", ""), text)) for kind, text in shown)
     return Markup('<ul class="keys">{}</ul>').format(keys)
 
 

@@ -159,7 +159,7 @@ def _prior(job: JobSpec, dimensions: Mapping[str, Dimension], own: Values) -> li
         return []
     methods = dimensions.get(METHOD)
     if isinstance(methods, Choice):
-        others = [_method(str(option)) for option in methods.options if option != job.train.method]
+        others: list[Method] = [_method(str(option)) for option in methods.options if option != job.train.method]
         rate, before = job.train.learning_rate, job.train.method
         return [own | {METHOD: after, RATE: moved_rate(rate, before, after)} for after in others]
     usual = LEARNING_RATES[job.train.method]

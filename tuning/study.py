@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,25 @@ def open_study(job: JobSpec, run: str, settings: Settings, mode: str) -> optuna.
 
 
 def quiet_optuna() -> None:
-    """Silence Optuna's line a trial and its notices that an option is experimental."""
+    """Silence Optuna's line a trial, and its migrations'."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+@contextmanager
+def _experimental() -> Generator[None]:
+    """Use what Optuna 5 calls experimental, or deprecated for its version 6 (the terminator), without its notices."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+class WholeGrid(GridSampler):
+    """Every point of a grid, ended by whoever counts the trials and not by the sampler, which would raise."""
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        """Nothing."""
 
 
 def sampler_of(job: JobSpec, num_tried: int) -> BaseSampler:
@@ -62,16 +78,11 @@ def sampler_of(job: JobSpec, num_tried: int) -> BaseSampler:
     if job.sweep.search == "random":
         return RandomSampler(seed=seed)
     if job.sweep.search == "grid":
-        return GridSampler(grid(job), seed=job.sweep.seed)
-    if job.sweep.search == "gp":
-        return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
-    return TPESampler(
-        seed=seed,
-        n_startup_trials=STARTUP_TRIALS,
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-    )
+        return WholeGrid(grid(job), seed=job.sweep.seed)
+    with _experimental():
+        if job.sweep.search == "gp":
+            return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+        return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True)
 
 
 def queue_warm_starts(study: optuna.Study, job: JobSpec) -> None:
@@ -110,11 +121,12 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 
 def has_converged(study: optuna.Study) -> bool:
     """Return whether Optuna expects no further gain (Ishibashi et al. 2023, arXiv 2301.12290, in its EMMR form)."""
-    from optuna.terminator import EMMREvaluator, MedianErrorEvaluator, Terminator
+    with _experimental():
+        from optuna.terminator import EMMREvaluator, MedianErrorEvaluator, Terminator
 
-    improvement = EMMREvaluator()
-    error = MedianErrorEvaluator(improvement, warm_up_trials=0, n_initial_trials=CONVERGED_AFTER)
-    return Terminator(improvement, error, min_n_trials=CONVERGED_AFTER).should_terminate(study)
+        improvement = EMMREvaluator(seed=0)
+        error = MedianErrorEvaluator(improvement, warm_up_trials=0, n_initial_trials=CONVERGED_AFTER)
+        return Terminator(improvement, error, min_n_trials=CONVERGED_AFTER).should_terminate(study)
 
 
 @dataclass(frozen=True)

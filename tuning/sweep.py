@@ -19,7 +19,7 @@ from cluster.pipeline import SEARCHED
 from cluster.runs import stop_requested
 from cluster.sweep_spec import Choice
 from trainers.planning import capacity
-from tuning.driver import Driver, drive
+from tuning.driver import Driver
 from tuning.judge import judge_of
 from tuning.objective import Arena, is_lower_better, shape_key
 from tuning.study import (
@@ -33,6 +33,7 @@ from tuning.study import (
     take_back,
 )
 from tuning.trials import TRIALS, TrialRecord, best_trials, read_trials
+from tuning.tuner import drive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +52,12 @@ SHAPING = ("base", "train.max_length")
 PLANNED = (*SHAPING, "train.method")
 EXPLODES_AT = 2.0
 """A validation loss above this many times that of a uniform guess counts as diverged."""
+ENDED_BY = {
+    "": "its trials were used up",
+    "budget": "its time or money was used up",
+    "converged": "no better value was to be expected",
+    "interrupted": "it was stopped",
+}
 WORST_SCORE = -1.0
 """The value of a trial that diverged, where scores lie in 0..1."""
 
@@ -102,12 +109,11 @@ def run(ctx: RunContext) -> None:
     queue_warm_starts(study, ctx.job)
     take_back(study)
     missing = wanted(ctx.job) - len(counted(study))
-    if missing > 0:
-        _search(ctx, arena, study, missing)
+    ended = _search(ctx, arena, study, missing) if missing > 0 else ENDED_BY[""]
     if stop_requested(ctx.store, ctx.run):
         raise RunStopped("stopped, as asked; trials that were running go on later", f"hone resume {ctx.run}")
     trials = read_trials(ctx.store, ctx.run)
-    ctx.store.put_json(summary(ctx, trials), "runs", ctx.run, SEARCHED)
+    ctx.store.put_json(summary(ctx, trials) | {"ended": ended}, "runs", ctx.run, SEARCHED)
 
 
 def wanted(job: JobSpec) -> int:
@@ -153,7 +159,8 @@ def _vocabulary(base: str) -> int:
     return int(AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config().vocab_size)
 
 
-def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> None:
+def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:
+    """Run the missing trials, and return why the search ended."""
     job, mode = ctx.job, mode_of(ctx.job)
     sweep = sweep_of(job)
     driver = Driver(ctx, arena, TRIALS, wanted(job))
@@ -173,6 +180,7 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
     how = f"{arena.at_once} at once, by {sweep.search}, pruned by {sweep.prune}"
     ctx.progress.say(f"search: {missing} of {wanted(job)} trials, {how}")
     drive(driver, searcher, judge, missing)
+    return ENDED_BY[driver.why_over]
 
 
 def study_ending(record: TrialRecord, worst: float) -> Ending | None:
