@@ -138,6 +138,7 @@ def _head(done: FinishedSweep) -> Markup:
         Tile(str(len(done.trials)), "trials", f"{pruned} pruned, {failed} diverged or failed"),
         Tile(duration(seconds), "in trials", f"{duration(seconds / max(1, len(done.trials)))} each"),
     ]
+    values = done.winner.values.items()
     told: list[tuple[str, Cell]] = [
         ("study", element("code", done.run)),
         ("searched by", f"{sweep.search}, pruned by {sweep.prune}, seed {sweep.seed}"),

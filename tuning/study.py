@@ -168,7 +168,9 @@ class StudySearch(OptunaSearch):
         """Return a trial's configuration: its number, its directory and its values."""
         if self._is_over():
             return Searcher.FINISHED
-        suggested = super().suggest(trial_id)
+        with warnings.catch_warnings():  # a Gaussian process thinks for more than a second, which is not the space
+            warnings.filterwarnings("ignore", message="Define-by-run function")
+            suggested = super().suggest(trial_id)
         assert isinstance(suggested, dict), "a study always suggests"
         trial = self._ot_trials[trial_id]
         frozen = trial.study._storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
