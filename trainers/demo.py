@@ -42,7 +42,7 @@ base: {base}
 data: docstrings.jsonl
 train:
 {train}
-cluster: {{workers: {workers}}}
+cluster: {{workers: 2}}
 evaluate: {{max_new_tokens: 8, batch_size: 64}}
 gate: {gate}
 """
@@ -71,7 +71,10 @@ GATES = {"full": '["accuracy >= 0.69", "macro_f1 >= 0.64"]', "lora": '["accuracy
 
 
 def write_demo(settings: Settings, progress: Progress, *, method: str, overrides: Sequence[str] = ()) -> Path:
-    """Make what the demo needs and return its job file. Raises UsageError for a home that is no local directory."""
+    """Make what the demo needs and return its job file: a sweep of full tuning, or a training of an adapter.
+
+    Raises UsageError for a home that is no local directory.
+    """
     if not settings.is_local:
         raise UsageError(f"HONE_HOME is {settings.home}", "the demo needs a local directory: unset HONE_HOME")
     quiet_libraries()
@@ -88,8 +91,9 @@ def write_demo(settings: Settings, progress: Progress, *, method: str, overrides
     held_out = held_out_texts(load_job(job, overrides).data)
     base = _base(folder, library, {row.label for row in rows}, held_out, progress)
     _write_job(job, method, f"./{base.name}")
-    _write_job(sweep_file(job), method, f"./{base.name}", SWEEP_KEYS)
-    return job
+    sweep = sweep_file(job)
+    _write_job(sweep, method, f"./{base.name}", SWEEP_KEYS)
+    return sweep if method == "full" else job
 
 
 def sweep_file(job: Path) -> Path:
@@ -98,8 +102,10 @@ def sweep_file(job: Path) -> Path:
 
 
 def _write_job(path: Path, method: str, base: str, sweep: str = "") -> None:
-    text = JOB.format(base=base, train=TRAIN_KEYS[method], gate=GATES[method], workers=1 if sweep else 2)
-    path.write_text(text + sweep, encoding="utf-8")
+    text = JOB.format(base=base, train=TRAIN_KEYS[method], gate=GATES[method])
+    if sweep:
+        text = text.replace("  zero_stage: 2\n", "").replace("{workers: 2}", "{workers: 1}") + sweep
+    path.write_text(text, encoding="utf-8")
 
 
 def held_out_texts(data: DataSpec) -> list[str]:

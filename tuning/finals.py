@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
 from cluster.pipeline import WINNER
-from cluster.runs import RUNS, stop_requested
+from cluster.runs import RUNS, clear_stop, stop_requested
 from trainers.rates import keep_rate
 from trainers.train import commit_weights
 from tuning.contest import Contender, Verdict, decide
@@ -67,6 +67,7 @@ class Listed(Searcher):
 
 def run(ctx: RunContext) -> None:
     """Find the winner and commit ``runs/RUN/train``; raises RunFailed where no finalist could be trained again."""
+    clear_stop(ctx.store, ctx.run)
     arena, trials = arena_of(ctx), read_trials(ctx.store, ctx.run)
     mode = mode_of(ctx.job)
     full = best_trials(trials, mode, sweep_of(ctx.job).finalists, ("complete",))

@@ -143,10 +143,7 @@ def _head(done: FinishedSweep) -> Markup:
         ("study", element("code", done.run)),
         ("searched by", f"{sweep.search}, pruned by {sweep.prune}, seed {sweep.seed}"),
         ("ended because", done.searched["ended"]),
-        *(
-            (key.removeprefix("train."), element("code", number_text(value)))
-            for key, value in done.winner.values.items()
-        ),
+        *((key.removeprefix("train."), element("code", number_text(value))) for key, value in values),
     ]
     return banner(tone, said, more) + tiles(shown) + facts(told)
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from cluster.errors import JobFileError, RunFailed, RunStopped
 from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
-from cluster.runs import stop_requested
+from cluster.runs import clear_stop, stop_requested
 from cluster.sweep_spec import Choice
 from trainers.planning import capacity
 from tuning.driver import Driver
@@ -105,6 +105,7 @@ def run(ctx: RunContext) -> None:
 
     Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
     """
+    clear_stop(ctx.store, ctx.run)
     arena, study = arena_of(ctx), open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job))
     queue_warm_starts(study, ctx.job)
     take_back(study)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from cluster.runs import clear_stop, request_stop
+from cluster.runs import request_stop
 from cluster.session import environment
 from cluster.stopping import stop_on_signal
 from trainers.train import in_thread
@@ -66,7 +66,6 @@ class Callbacks(tune.Callback):
 def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None:
     """Run that many trials to their end; returns early, with what there is, where the search is over before."""
     ctx, arena = driver.ctx, driver.arena
-    clear_stop(ctx.store, ctx.run)
     attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"
     stop = threading.Event()
 

@@ -103,7 +103,7 @@ class Job:
     def start(self, home: str, *arguments: str, command: str = "train") -> Command:
         whole = self.folder / home
         name = f"{home}-{len(list(self.folder.glob('*.out')))}.out"
-        first = [command, str(self.path)] if command == "train" else [command]
+        first = [command, str(self.path)] if command in ("train", "sweep") else [command]
         return Command(whole, [*first, *arguments], self.folder / name)
 
     def weights(self, home: str) -> dict[str, Tensor]:
