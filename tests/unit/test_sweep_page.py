@@ -3,90 +3,25 @@
 from __future__ import annotations
 
 import re
-from math import exp
 from typing import Any
 
 import pytest
 
-from cluster.spec import JobSpec
 from cluster.sweep_spec import Dimension, Range
+from tests.finished_sweeps import RATE, finished_sweep, job, trial, trials
 from tests.page_outline import refuse_fetching_or_running
 from tuning.contest import Contender, decide
 from tuning.finals import finalists, other_seeds, own_trial
 from tuning.importance import early_value, importances
-from tuning.judge import FULL
 from tuning.plots import Scale
-from tuning.report import FinishedSweep, compared, sweep_page
+from tuning.report import compared, sweep_page
 from tuning.table import Live, table_lines, trial_line
-from tuning.trials import Assigned, State, TrialRecord, best_trials
-
-RATE, BATCH = "train.learning_rate", "train.batch_size"
-SPACE = {
-    "train.learning_rate": "loguniform(1e-5, 1e-2)",
-    "train.batch_size": "choice(16, 32)",
-    "train.lora.targets": ["all-linear", ["<b>q</b>"]],
-    "train.lora.rank": "int(4, 64)",
-}
-
-
-def job(**sweep: Any) -> JobSpec:
-    block = {"space": SPACE, "trials": 12, **sweep}
-    train = {"learning_rate": 1e-3, "batch_size": 16, "lora": {"rank": 8}}
-    return JobSpec.model_validate({"name": "router", "base": "b", "data": "c", "train": train, "sweep": block})
-
-
-def trial(number: int, value: float | None, state: State = "complete", seed: int = 0, **values: Any) -> TrialRecord:
-    own = {
-        "train.learning_rate": 1e-3,
-        "train.batch_size": 16,
-        "train.lora.targets": "all-linear",
-        "train.lora.rank": 8,
-    }
-    return TrialRecord(
-        name=f"trials/{number}" if seed == 0 else f"finals/{number}-seed-{seed}",
-        number=number,
-        values=own | values,
-        seed=seed,
-        state=state,
-        value=value,
-        step=600 if state == "complete" else 100,
-        steps=600,
-        progress=FULL if state == "complete" else 167,
-        seconds=60.0,
-        why="the loss became nan at step 3 of 600" if state == "diverged" else "",
-    )
-
-
-def trials() -> list[TrialRecord]:
-    found = [trial(0, 0.9)]
-    for number in range(1, 10):
-        value = 1.5 - 0.1 * number
-        state: State = "complete" if number in (7, 9) else "pruned"
-        found.append(trial(number, value, state, **{RATE: 1e-5 * 2**number, BATCH: (16, 32)[number % 2]}))
-    found.append(trial(10, None, "diverged", **{"train.learning_rate": 1e-2}))
-    found.append(trial(11, None, "failed", **{"train.lora.targets": ["<b>q</b>"]}))
-    return found
-
-
-def finished(finals: dict[str, Any] | None = None, runs: list[TrialRecord] | None = None) -> FinishedSweep:
-    told = trials()
-    curves = {
-        t.name: [(at / 6, (t.value or 3.0) + exp(-at)) for at in range(1, 7 if t.progress == FULL else 2)] for t in told
-    }
-    return FinishedSweep(
-        job=job(),
-        run="router-20260101-000000-abcd",
-        searched={"best": {"value": 0.6}, "ended": "its trials were used up"},
-        finals={"winner": 9, "own": 0, "lead": None, "half_width": None} | (finals or {}),
-        trials=told,
-        final_runs=runs or [],
-        curves=curves,
-    )
+from tuning.trials import Assigned, best_trials
 
 
 def test_the_page_shows_every_part_and_fetches_and_runs_nothing() -> None:
     runs = [trial(number, 0.6 + number / 100 + seed / 1000, seed=seed) for number in (9, 7, 0) for seed in (1, 2)]
-    text = sweep_page(finished({"lead": [0.1, 0.05, 0.15], "half_width": 0.02}, runs))
+    text = sweep_page(finished_sweep({"lead": [0.1, 0.05, 0.15], "half_width": 0.02}, runs))
     refuse_fetching_or_running(text)
     heads = re.findall(r"<h2>([^<]+)</h2>", text)
     assert heads == ["History", "Curves", "Parallel coordinates", "Importances", "Slices", "Finals", "Trials"]
@@ -108,7 +43,7 @@ def test_the_page_shows_every_part_and_fetches_and_runs_nothing() -> None:
 def test_the_page_says_whether_the_winner_can_be_told_from_the_jobs_own_values(
     finals: dict[str, Any], said: str
 ) -> None:
-    assert said in " ".join(compared(finished(finals)))
+    assert said in " ".join(compared(finished_sweep(finals)))
 
 
 def test_the_table_names_each_trials_state_and_the_best_that_ran_its_full_budget() -> None:
