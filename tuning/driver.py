@@ -23,6 +23,7 @@ from tuning.objective import RESULT, Arena, is_lower_better
 from tuning.space import trial_job, unpacked
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import (
+    TRIALS,
     Assigned,
     State,
     TrialRecord,
@@ -36,6 +37,7 @@ from tuning.trials import (
 if TYPE_CHECKING:
     from cluster.pipeline import RunContext
     from cluster.registry import RunOutcome
+    from cluster.spec import SweepSpec
 
 SHOW_EVERY_S = 2.0
 OUTCOMES: dict[State, RunOutcome] = {
@@ -54,6 +56,7 @@ class Driver:
     def __init__(self, ctx: RunContext, arena: Arena, kind: str, total: int) -> None:
         self.ctx, self.arena, self._kind, self._total = ctx, arena, kind, total
         self._live: dict[str, Live] = {}
+        self._trials = read_trials(ctx.store, ctx.run, kind)
         self._over: Over = ""
         self._lock = threading.RLock()
         self._began_s = time.monotonic()
@@ -152,16 +155,30 @@ class Driver:
         if record.state == "interrupted":
             return record
         keep_trial(ctx.store, ctx.run, record)
-        trials = read_trials(ctx.store, ctx.run, self._kind)
-        if self._kind == "trials":
-            assert ctx.job.sweep is not None, "a job with a sweep block"
-            mode = "min" if is_lower_better(ctx.job.train.best_by) else "max"
-            kept = best_trials(trials, mode, ctx.job.sweep.finalists, ("complete",))
-            drop_weights(ctx.store, ctx.run, [trial.name for trial in kept], trials)
+        with self._lock:
+            self._trials = [*(trial for trial in self._trials if trial.name != record.name), record]
+        drop_weights(ctx.store, ctx.run, [trial.name for trial in self._may_win()], self._trials)
         self._track(record)
         ctx.progress.note(trial_line(record, self._line_facts()))
         self.show(at_once=True)
         return record
+
+    def _may_win(self) -> list[TrialRecord]:
+        """Return the trials whose weights may be wanted: the best of the search, or each finalist's best seed."""
+        if self._kind == TRIALS:
+            return best_trials(self._trials, self._mode, self._sweep.finalists, ("complete",))
+        numbers = {trial.number for trial in self._trials}
+        groups = ([trial for trial in self._trials if trial.number == number] for number in numbers)
+        return [best for group in groups for best in best_trials(group, self._mode, 1, ("complete",))]
+
+    @property
+    def _mode(self) -> str:
+        return "min" if is_lower_better(self.ctx.job.train.best_by) else "max"
+
+    @property
+    def _sweep(self) -> SweepSpec:
+        assert self.ctx.job.sweep is not None, "a job with a sweep block"
+        return self.ctx.job.sweep
 
     def _track(self, record: TrialRecord) -> None:
         """Make the trial a child run; tracking that fails must not end a search."""
@@ -180,13 +197,12 @@ class Driver:
         """End the search where its budget is used up or somebody asked for it."""
         if stop_requested(self.ctx.store, self.ctx.run):
             self.end("interrupted")
-        elif self._kind == "trials" and self._is_spent():
+        elif self._kind == TRIALS and self._is_spent():
             self.end("budget")
         self.show()
 
     def _is_spent(self) -> bool:
-        sweep, cluster = self.ctx.job.sweep, self.ctx.job.cluster
-        assert sweep is not None, "a job with a sweep block"
+        sweep, cluster = self._sweep, self.ctx.job.cluster
         hours = (self._spent_s + time.monotonic() - self._began_s) / 3600
         if sweep.max_hours is not None and hours > sweep.max_hours:
             return True
@@ -195,7 +211,7 @@ class Driver:
         plan, now = self.ctx.plan(), time.monotonic()
         with self._lock:
             seconds = sum(now - live.began_s for live in self._live.values())
-        seconds += sum(trial.seconds for trial in read_trials(self.ctx.store, self.ctx.run))
+            seconds += sum(trial.seconds for trial in self._trials)
         return seconds / 3600 * plan.workers * plan.gpus_per_worker * cluster.price_per_gpu_hour > sweep.max_cost
 
     def show(self, *, at_once: bool = False) -> None:
@@ -205,7 +221,7 @@ class Driver:
         with self._lock:
             self._shown_s = time.monotonic()
             live = list(self._live.values())
-            trials = read_trials(self.ctx.store, self.ctx.run, self._kind)
+            trials = sorted(self._trials, key=lambda trial: (trial.number, trial.seed))
             left_s = self._left_s(trials)
             self.ctx.progress.redraw(table_lines(trials, live, self._line_facts(), self._total, left_s))
             self._publish(trials, left_s)
@@ -219,16 +235,14 @@ class Driver:
         return mean_s * missing / max(1, min(self.arena.at_once, missing))
 
     def _line_facts(self) -> tuple[str, list[int]]:
-        job = self.ctx.job
-        assert job.sweep is not None, "a job with a sweep block"
-        return job.train.best_by, rungs(job.sweep, job.train) if self._kind == "trials" else []
+        train = self.ctx.job.train
+        return train.best_by, rungs(self._sweep, train) if self._kind == TRIALS else []
 
     def _publish(self, trials: list[TrialRecord], left_s: float | None) -> None:
         ctx = self.ctx
-        mode = "min" if is_lower_better(ctx.job.train.best_by) else "max"
-        best = best_trials(trials, mode, 1, ("complete", "pruned"))
+        best = best_trials(trials, self._mode, 1, ("complete", "pruned"))
         last = read_status(ctx.store, ctx.run)
-        stage = "search" if self._kind == "trials" else "finals"
+        stage = "search" if self._kind == TRIALS else "finals"
         state = "stopping" if self._over == "interrupted" else "running"
         metrics = {f"best_{ctx.job.train.best_by}": best[0].value} if best and best[0].value is not None else {}
         status = RunStatus(

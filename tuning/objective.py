@@ -87,7 +87,9 @@ def run_trial(config: dict[str, Any], arena: Arena) -> None:
     except HoneError as error:
         tune.report({RESULT: json.dumps({"failure": error.what}), PROGRESS: 0})
         return
-    if not (directory / OUTCOME).exists():
+    before = read_outcome(directory)
+    if before is None or before == Outcome():  # not begun, or stopped to go on
+        (directory / OUTCOME).unlink(missing_ok=True)
         arena.verdicts.clear(assigned.name)
         train = _train_here if plan.workers == 1 else _train_nested
         train(arena, assigned, job, plan, directory)
@@ -166,7 +168,7 @@ class Reporter(Recorder):
             f"{arena.run}/{assigned.name}",
             directory,
             partial(write_status, store),
-            stop_asked=lambda: self._verdicts.read(self._name) == "interrupted",
+            stop_asked=lambda: self._verdicts.read(self._name) in ("interrupted", "budget"),
             max_seconds=seconds,
         )
         self._metric, self._explodes_at = metric, arena.explodes_at

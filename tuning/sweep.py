@@ -19,6 +19,7 @@ from cluster.pipeline import SEARCHED
 from cluster.runs import clear_stop, stop_requested
 from cluster.sweep_spec import Choice
 from trainers.planning import capacity
+from trainers.prepared import VALIDATION
 from tuning.driver import Driver
 from tuning.judge import judge_of
 from tuning.objective import Arena, is_lower_better, shape_key
@@ -70,6 +71,10 @@ def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
     from trainers.prepare import ready as ready_one
 
     found = ready_one(job, settings, progress)
+    held = found.report.splits.get(VALIDATION)
+    if held is None or not held.rows:
+        remedy = "set data.split.validation above 0, or name a file: data.validation"
+        raise JobFileError("trials are compared on validation rows, and there are none", remedy, "data")
     for variant in variants(job):
         ready_one(variant, settings, progress)
     return found

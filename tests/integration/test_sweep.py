@@ -202,6 +202,9 @@ def test_what_cannot_work_is_refused_before_a_run_exists(
         found, _, err = swept(capsys, job_file(tmp_path, tiny_base, tickets, sweep, workers))
         assert found == code, err
         assert said in err
+    job = job_file(tmp_path, tiny_base, tickets, {})
+    assert main(["sweep", str(job), "--set", "data.split.validation=0.0"]) == 2
+    assert "validation rows" in capsys.readouterr().err
     plain = tmp_path / "plain.yaml"
     plain.write_text(f"name: a\nbase: {tiny_base}\ndata: {tickets}\n")
     assert main(["sweep", str(plain)]) == 2
