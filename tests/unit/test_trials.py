@@ -157,4 +157,4 @@ def test_every_shape_of_data_and_method_in_the_space_is_planned_beforehand() -> 
     }
     found = [(variant.train.method, variant.train.max_length) for variant in variants(job(space=space))]
     assert found == [("full", 64), ("full", 128), ("lora", 64), ("lora", 128)]
-    assert list(variants(job(space=rate))) == []
+    assert list(variants(job(space={"train.dropout": "uniform(0, 0.1)"}))) == []
