@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCHMARKS := audit_planted audit_scale checkpoint_stall demo_seeds faults ray_overhead train_throughput
+BENCHMARKS := audit_planted audit_scale checkpoint_stall demo_seeds faults ray_overhead sweep_throughput train_throughput
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup demo check test faults docs bench clean
@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m trainers.ops
 	@touch $@
 
-demo: setup  ## the main job on real input: data, a base model, training on 2 workers, evaluation, gate, registry
+demo: setup  ## the main job on real input: data, a base model, a small sweep, evaluation, gate, registry
 	@began=$$SECONDS; $(BIN)/hone demo $(DEMO); echo "demo: done in $$((SECONDS - began)) s"
 
 check: setup  ## format, lint, types, imports, generated docs, unit tests

@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from cluster.complaints import job_error, place_of, shown_value
 from cluster.errors import JobFileError
@@ -49,6 +50,30 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     except ValidationError as error:
         raise job_error(error, JobSpec, settings, places, shown) from None
     return with_absolute_paths(spec, path.absolute().parent)
+
+
+def derived_job(spec: JobSpec, values: Mapping[str, JsonValue]) -> JobSpec:
+    """Return the single training that a job is under other ``values`` (dotted key → value), checked as overrides are.
+
+    The sweep itself is gone from it, and an adapter's keys where the method has none. Raises JobFileError.
+    """
+    settings = {key: value for key, value in spec.model_dump(mode="json").items() if value is not None}
+    settings.pop("sweep", None)
+    places: dict[KeyPath, str] = {}
+    for key, value in values.items():
+        path = tuple(key.split("."))
+        holder, last = _holder(path, settings, places, key)
+        assert isinstance(holder, dict), "a sweep varies no list's items"
+        holder[last] = cast("YamlValue", value)
+        places[path] = f"{key}={shown_value(value)}"
+    train = settings["train"]
+    assert isinstance(train, dict), "the block of a dumped job"
+    if train["method"] == "full":
+        train.pop("lora", None)
+    try:
+        return JobSpec.model_validate(settings)
+    except ValidationError as error:
+        raise job_error(error, JobSpec, settings, places, "the trial's job") from None
 
 
 def dump_job(spec: JobSpec) -> str:

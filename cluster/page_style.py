@@ -137,6 +137,13 @@ summary { cursor: pointer; color: var(--link); }
 .curve polyline.faint { stroke: var(--bar); stroke-width: 1; opacity: .65; }
 .curve polyline.second { stroke: var(--second); }
 .curve circle { fill: var(--bar-edge); } .curve circle.second { fill: var(--second); }
+.trials circle.full { fill: var(--bar-edge); } .trials circle.best { fill: var(--second); }
+.trials circle.hollow { fill: var(--paper); stroke: var(--bar-edge); stroke-width: 1.5; }
+.trials .cross { stroke: var(--error); stroke-width: 2; fill: none; }
+.parallel polyline { fill: none; stroke: var(--bar-edge); stroke-width: 1.5; opacity: .55; }
+.parallel .hollow { stroke-dasharray: 4 3; } .parallel .cross { stroke: var(--error); stroke-dasharray: 1 3; }
+.parallel .best { stroke: var(--second); stroke-width: 3; opacity: 1; }
+.parallel text { stroke: var(--paper); stroke-width: 3; paint-order: stroke; }
 .keys { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; margin: .35rem 0 0; padding: 0 0 0 54px; list-style: none;
   font-size: .85rem; color: var(--soft); }
 .keys svg { vertical-align: -2px; }

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import HoneError, RunStopped, StoreError, UsageError
 from cluster.jobfile import dump_job, load_job
 from cluster.phases import Phase, note_phase, timed
-from cluster.records import CheckReport, Plan, RunState, RunStatus, TrainResult
+from cluster.records import CheckReport, Plan, RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
 from cluster.runs import RUNS, claim_run, find_run, new_run_id, read_status, reconciled_status, write_status
 from cluster.session import ray_session
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 DATA = "data"
 CHECK_PAGE = "check.html"
 REPORT_PAGE = "report.html"
+SWEEP_PAGE = "sweep.html"
+SEARCHED = "search.json"
+WINNER = "winner.yaml"
+SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best")
+MAY_DIFFER = ("cluster.", "sweep.trials=", "sweep.max_hours=", "sweep.max_cost=")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,14 @@ TRAINING: tuple[Stage, ...] = (
     Stage("release", "trainers.release:run", "release"),
     Stage("register", "trainers.registration:run", "result.json"),
     Stage("report", "trainers.train_page:run", REPORT_PAGE),
+)
+
+
+SWEEP: tuple[Stage, ...] = (
+    Stage("search", "tuning.sweep:run", SEARCHED, on_ray=True),
+    Stage("finals", "tuning.finals:run", "train", on_ray=True),
+    *TRAINING[1:],
+    Stage("sweep report", "tuning.report:run", SWEEP_PAGE),
 )
 
 
@@ -101,19 +114,18 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
     registered then.
     """
     began_s = time.monotonic()
-    ready = entry("trainers.prepare:ready")(job, settings, progress)
+    ready = entry(_ready(job))(job, settings, progress)
     took_s = time.monotonic() - began_s
     ctx = start_run(job, ready, settings, progress, now)
     note_phase(ctx.store, ctx.run, Phase(stage=DATA, took_s=took_s, done=True))
-    with _accounted(ctx):
-        run_stages(ctx, TRAINING)
-    return TrainResult.model_validate(ctx.store.get_json(RUNS, ctx.run, "result.json"))
+    return _through(ctx)
 
 
 def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence[str] = ()) -> TrainResult:
     """Go on with a run that ended early, from what it left behind, and return its result.
 
-    ``overrides`` are KEY=VALUE of the job's ``cluster:`` block, the only one that does not change what is trained.
+    ``overrides`` are KEY=VALUE of the job's ``cluster:`` block and of a sweep's budget, which change nothing that is
+    trained.
     Raises UsageError for a run that is still going on or has finished.
     """
     store = Store(settings.home)
@@ -121,19 +133,42 @@ def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence
     if status.state in ("finished", "running", "waiting", "stopping"):
         remedy = f"hone status {run}" + ("" if status.state == "finished" else f"; hone stop {run}")
         raise UsageError(f"the run {run} is {status.state}", remedy)
-    if odd := [text for text in overrides if not text.startswith("cluster.")]:
-        raise UsageError(f"--set {odd[0]} would change what is trained", "only keys of cluster: may differ")
+    if odd := [text for text in overrides if not text.startswith(MAY_DIFFER)]:
+        raise UsageError(
+            f"--set {odd[0]} would change what is trained", "only keys of cluster: and a sweep's budget may differ"
+        )
     job = load_job(Path(store.path(RUNS, run, "job.yaml")), overrides)
     ctx = RunContext(run, job, settings, store, Registry(settings), progress)
     if overrides:
         with timed(store, run, DATA):
-            _keep_data(ctx, entry("trainers.prepare:ready")(job, settings, progress))
+            _keep_data(ctx, entry(_ready(job))(job, settings, progress))
     claim_run(store, run)
     ctx.registry.reopen_run(run)
     progress.say(f"run {run} goes on")
+    return _through(ctx)
+
+
+def _ready(job: JobSpec) -> str:
+    return "tuning.sweep:ready" if job.sweep else "trainers.prepare:ready"
+
+
+def _through(ctx: RunContext) -> TrainResult:
+    """Run what is left of a run, and return its result."""
     with _accounted(ctx):
-        run_stages(ctx, TRAINING)
-    return TrainResult.model_validate(store.get_json(RUNS, run, "result.json"))
+        run_stages(ctx, SWEEP if ctx.job.sweep else TRAINING)
+    result = ctx.store.get_json(RUNS, ctx.run, "result.json")
+    if ctx.job.sweep is None:
+        return TrainResult.model_validate(result)
+    searched = ctx.store.get_json(RUNS, ctx.run, SEARCHED)
+    return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS})
+
+
+def as_trained(ctx: RunContext) -> RunContext:
+    """Return the context of the stages after a sweep, whose job is the winner's; any other one as it is."""
+    path = Path(ctx.store.path(RUNS, ctx.run, WINNER))
+    if ctx.job.sweep is None or not ctx.store.is_committed(RUNS, ctx.run, "train"):
+        return ctx
+    return replace(ctx, job=load_job(path))
 
 
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, now: datetime) -> RunContext:
@@ -193,7 +228,7 @@ def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
                 if stage.on_ray and not up:
                     while_needed.enter_context(ray_session(address=ctx.settings.ray_address))
                     up = True
-                entry(stage.entry)(ctx)
+                entry(stage.entry)(as_trained(ctx))
                 if place == last_on_ray:
                     while_needed.close()
 

@@ -6,10 +6,11 @@ Standard output is left to results. Stages say what they begin with ``say``; lon
 from __future__ import annotations
 
 import time
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cluster.records import RunStatus
 
@@ -23,6 +24,7 @@ class Progress:
         self._stream = stream
         self._clock = clock
         self._bar: Any = None
+        self._drawn_lines = 0
         self._last_line_s = -LINE_EVERY_S
         self._last_step = -1
 
@@ -43,10 +45,25 @@ class Progress:
             print(f"  step {status.step}/{status.steps}  {numbers(status)}", file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Finish the bar, if one is drawn."""
+        """Finish the bar or table, if one is drawn."""
+        self._drawn_lines = 0
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def redraw(self, lines: Sequence[str]) -> None:
+        """Draw a table in place of the one drawn before it; nothing where the stream is no terminal."""
+        if not self._stream.isatty():
+            return
+        width = get_terminal_size().columns
+        back = f"\x1b[{self._drawn_lines}F\x1b[J" if self._drawn_lines else ""
+        print(back + "\n".join(line[: width - 1] for line in lines), file=self._stream, flush=True)
+        self._drawn_lines = len(lines)
+
+    def note(self, line: str) -> None:
+        """Print one line where no table can be redrawn."""
+        if not self._stream.isatty():
+            print(line, file=self._stream, flush=True)
 
     def _draw(self, status: RunStatus) -> None:
         from tqdm import tqdm

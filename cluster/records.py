@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Severity = Literal["error", "warning", "note"]
 GateDecision = Literal["accept", "hold", "reject"]
@@ -151,6 +151,23 @@ class TrainResult(Record):
     intervals: dict[str, Interval | dict[str, Interval] | dict[str, dict[str, Interval]]]
     throughput: Throughput
     gate: GateReport
+
+
+class BestTrial(Record):
+    """The best trial of a search: what it set, and the validation value it reached."""
+
+    params: dict[str, JsonValue]
+    value: float
+
+
+class SweepResult(TrainResult):
+    """What `hone sweep` prints at its end: the winner as `hone train` does, and the search behind it."""
+
+    study: str
+    trials: int
+    pruned: int
+    failed: int = Field(description="trials that diverged or failed twice")
+    best: BestTrial
 
 
 class RunStatus(Record):

@@ -27,6 +27,7 @@ from cluster.tracking import connected_client, owns_database, put_dataset, put_h
 RunOutcome = Literal["FINISHED", "FAILED", "KILLED"]
 
 RUN_TAG = "hone.run"
+TRIAL_TAG = "hone.trial"
 CHAMPION = "champion"
 
 
@@ -96,6 +97,32 @@ class Registry:
         """Keep a text as the file ``name`` among the run's artifacts."""
         with self._calls() as client:
             client.log_text(self._known(run), text, name)
+
+    def log_trial(
+        self,
+        run: str,
+        trial: str,
+        params: Mapping[str, object],
+        history: Iterable[Mapping[str, float]],
+        outcome: RunOutcome,
+        tags: Mapping[str, str],
+    ) -> None:
+        """Keep a finished trial of a sweep as a child of its run; one that is there already is left as it is."""
+        with self._calls() as client:
+            parent, name = self._known(run), f"{run}/{trial}"
+            experiment = self._experiment(parse_run_id(run).name)
+            if client.search_runs([experiment], f"tags.`{TRIAL_TAG}` = '{name}'", max_results=1):
+                return
+            tags = {TRIAL_TAG: name, "mlflow.parentRunId": parent, **tags}
+            made = client.create_run(experiment, start_time=self._now_ms(), run_name=trial, tags=tags)
+            put_params(client, made.info.run_id, params)
+            put_history(client, made.info.run_id, history, self._now_ms())
+            client.set_terminated(made.info.run_id, status=outcome, end_time=self._now_ms())
+
+    def log_params(self, run: str, params: Mapping[str, object]) -> None:
+        """Add parameters that were not known when the run began."""
+        with self._calls() as client:
+            put_params(client, self._known(run), params)
 
     def reopen_run(self, run: str) -> None:
         """Mark the MLflow run of ``run`` as running again."""

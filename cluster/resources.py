@@ -16,7 +16,7 @@ from cluster.capacity import Capacity
 from cluster.errors import CapacityError
 from cluster.fitting import Device, JobFacts, Precision, Site, choose_layout, counted, format_bytes
 from cluster.records import Plan
-from cluster.spec import ClusterSpec, MinMax, TrainSpec
+from cluster.spec import ClusterSpec, MinMax, SweepSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,19 @@ class Rate:
 
 
 def make_plan(
-    train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacity: Capacity, rate: Rate | None = None
+    train: TrainSpec,
+    cluster: ClusterSpec,
+    facts: JobFacts,
+    capacity: Capacity,
+    rate: Rate | None = None,
+    at_once: int = 1,
 ) -> Plan:
     """Return what the run will do, need and cost. Raises CapacityError for what cannot fit, with the numbers.
 
-    Without a ``rate`` hours and cost stay unknown, and their bounds are left to the run.
+    Without a ``rate`` hours and cost stay unknown, and their bounds are left to the run. ``at_once`` runs of this kind
+    share the capacity.
     """
-    site = choose_site(train, cluster, facts, capacity)
+    site = choose_site(train, cluster, facts, capacity, at_once)
     fewest = cluster.workers.min if isinstance(cluster.workers, MinMax) else None
     chosen = choose_layout(train, facts, replace(site, workers=fewest or site.workers))
     steps_per_epoch = ceil(len(facts.row_tokens) / train.batch_size)
@@ -59,7 +65,7 @@ def make_plan(
         steps_per_epoch=steps_per_epoch,
         micro_batch_tokens=layout.micro_batch_tokens,
         micro_batches=layout.micro_batches,
-        scores_aside=train.best_by_is_generated and capacity.slots(site.cpus, site.gpus) > site.workers,
+        scores_aside=train.best_by_is_generated and capacity.slots(site.cpus, site.gpus) > site.workers * at_once,
         parameters=facts.parameters,
         trainable_parameters=facts.trainable_parameters,
         memory_bytes=chosen.footprint.parts,
@@ -72,11 +78,35 @@ def make_plan(
     )
 
 
-def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacity: Capacity) -> Site:
+def trials_at_once(cluster: ClusterSpec, sweep: SweepSpec, capacity: Capacity) -> int:
+    """Return how many trials of a sweep run at the same time: as many as there is room for, or as asked.
+
+    A trial's driver only waits for its workers and takes no processor of its own. Raises CapacityError where more are
+    asked than fit.
+    """
+    workers = cluster.workers if isinstance(cluster.workers, int) else cluster.workers.max
+    room = capacity.slots(1, gpus_asked(cluster, capacity)) // workers
+    if sweep.at_once != "auto" and sweep.at_once > room:
+        raise CapacityError(
+            f"{counted(sweep.at_once, 'trial')} at once of {counted(workers, 'worker')} each asked, there is room for "
+            f"{room}",
+            f"set sweep.at_once to {room}" if room else "lower cluster.workers",
+            "sweep.at_once",
+        )
+    wanted = min(sweep.trials, room) if sweep.at_once == "auto" else sweep.at_once
+    return max(1, wanted)  # none at all is refused by the plan, which says what is missing
+
+
+def gpus_asked(cluster: ClusterSpec, capacity: Capacity) -> float:
+    """Return the GPUs of one worker: as asked, or one where there are any."""
+    if cluster.gpus_per_worker == "auto":
+        return 1.0 if capacity.gpus else 0.0
+    return cluster.gpus_per_worker
+
+
+def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacity: Capacity, at_once: int = 1) -> Site:
     """Return how many workers of which size the run gets. Raises CapacityError where the cluster has no room."""
-    gpus = cluster.gpus_per_worker
-    if gpus == "auto":
-        gpus = 1.0 if capacity.gpus else 0.0
+    gpus = gpus_asked(cluster, capacity)
     if gpus and not capacity.gpus:
         raise CapacityError(
             f"{gpus:g} GPUs a worker asked, the cluster has none", "set it to auto or 0", "cluster.gpus_per_worker"
@@ -87,8 +117,8 @@ def choose_site(train: TrainSpec, cluster: ClusterSpec, facts: JobFacts, capacit
     workers = _num_workers(train, cluster, capacity, gpus)
     cpus = cluster.cpus_per_worker
     if cpus == "auto":
-        cpus = capacity.cpus_per_worker(workers, gpus)
-    host_bytes = capacity.memory_bytes_per_worker(workers, cpus, gpus)
+        cpus = capacity.cpus_per_worker(workers * at_once, gpus)
+    host_bytes = capacity.memory_bytes_per_worker(workers * at_once, cpus, gpus)
     memory_bytes = capacity.gpu_memory_bytes_per_worker(cpus, gpus) if gpus else host_bytes
     if memory_bytes is None and train.zero_stage == "auto":
         raise CapacityError(

@@ -286,6 +286,10 @@ class JobSpec(Block):
 
     @model_validator(mode="after")
     def _space_is_possible(self) -> Self:
-        if self.sweep is not None:
-            refuse_impossible_space(self.sweep, type(self), self.train.method)
+        if self.sweep is None:
+            return self
+        refuse_impossible_space(self.sweep, type(self), self.train.method)
+        if self.sweep.max_cost is not None and not self.cluster.price_per_gpu_hour:
+            remedy = "Set cluster.price_per_gpu_hour, or use sweep.max_hours."
+            raise refusal(["sweep", "max_cost"], "max_cost needs a price", remedy)
         return self

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Self, cast
+from math import prod
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
@@ -123,6 +124,43 @@ class SweepSpec(Block):
         min_length=1,
         description=f"Dotted key (base or any of train) → {FORMS}; bounds are included.",
     )
+    search: Literal["tpe", "gp", "random", "grid"] = Field(
+        default="tpe",
+        description="Who suggests values: TPE, a Gaussian process, chance, or every point of a space of choices.",
+    )
+    prune: Literal["asha", "median", "none"] = Field(
+        default="asha", description="Who ends trials early: successive halving, the median of the others, or nobody."
+    )
+    grace: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of a training before which no trial is ended, 0 to 1; null: the warm-up and 0.1 more.",
+    )
+    reduction: int | None = Field(
+        default=None, ge=2, description="One of so many trials goes on after each rung, at least 2; null: 3."
+    )
+    at_once: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="Trials that run at the same time, at least 1; auto: as many as there is room for."
+    )
+    finalists: int = Field(
+        default=3, ge=1, description="Best trials trained again with other seeds before one wins, at least 1; 1: none."
+    )
+    seeds: int | None = Field(
+        default=None, ge=1, description="Other seeds that each finalist is trained with, at least 1; null: 2."
+    )
+    max_hours: float | None = Field(
+        default=None, gt=0, description="Hours after which the search ends with what it has, above 0; null: no bound."
+    )
+    max_cost: float | None = Field(
+        default=None,
+        gt=0,
+        description="US dollars after which the search ends with what it has, above 0; null: no bound.",
+    )
+    until_converged: bool = Field(
+        default=False, description="End the search when no better value is to be expected (Optuna's terminator)."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the search, 0 to 4294967295.")
 
     @model_validator(mode="after")
     def _expressions_parse(self) -> Self:
@@ -132,6 +170,27 @@ class SweepSpec(Block):
             except ValueError as fault:
                 raise refusal(["space", key], str(fault), f"Write it as {FORMS}.") from None
         return self
+
+    @model_validator(mode="after")
+    def _no_key_without_effect(self) -> Self:
+        """Refuse a key that another one leaves without a meaning."""
+        if self.seeds is not None and self.finalists == 1:
+            raise refusal(
+                ["seeds"], "one finalist is not trained again", "Set finalists to 2 or more, or remove seeds."
+            )
+        for key, owners in (("grace", ("asha", "median")), ("reduction", ("asha",))):
+            if getattr(self, key) is not None and self.prune not in owners:
+                raise refusal([key], f"{key} means nothing under prune {self.prune}", f"Remove {key}.")
+        if self.search == "grid":
+            for key, found in self.dimensions().items():
+                if not isinstance(found, Choice):
+                    raise refusal(["space", key], "a grid has no ranges", "Write it as choice(A, B, ..).")
+        return self
+
+    @property
+    def grid_size(self) -> int:
+        """How many points a space of choices has."""
+        return prod(len(found.options) for found in self.dimensions().values() if isinstance(found, Choice))
 
     def dimensions(self) -> dict[str, Dimension]:
         """Return the parsed space: dotted key → dimension."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
-from cluster.records import Interval
+from cluster.records import Interval, SweepResult
 
 if TYPE_CHECKING:
     from cluster.errors import HoneError
@@ -65,6 +65,8 @@ def result_lines(result: TrainResult, report: str, ui_command: str) -> list[str]
     for kind in ("", "_slices"):
         for split, tuned in _by_test(result.metrics.get(f"test{kind}", {})).items():
             lines += _comparison(split, kind, tuned, result)
+    if isinstance(result, SweepResult):
+        lines += ["", *_search_lines(result)]
     lines += ["", *gate_lines(result.gate), "", f"  release  {result.release}"]
     if result.version is not None:
         lines.append(f"  version  {result.version}")
@@ -79,6 +81,16 @@ def result_lines(result: TrainResult, report: str, ui_command: str) -> list[str]
         f"           {ui_command}",
     ]
     return lines
+
+
+def _search_lines(result: SweepResult) -> list[str]:
+    """Return what was searched, and what the best trial set."""
+    set_to = ", ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in result.best.params.items()
+    )
+    ended = f"{result.trials} trials, {result.pruned} pruned, {result.failed} failed"
+    return [f"  search   {ended} (study {result.study})", f"           best {result.best.value:.4f}: {set_to}"]
 
 
 def _by_test(metrics: Metrics | dict[str, Metrics]) -> dict[str, Metrics]:

@@ -46,6 +46,16 @@ cluster: {{workers: 2}}
 evaluate: {{max_new_tokens: 8, batch_size: 64}}
 gate: {gate}
 """
+SWEEP_KEYS = """\
+sweep:
+  trials: 12
+  finalists: 1
+  space:
+    train.learning_rate: loguniform(5.0e-4, 1.0e-2)
+    train.batch_size: choice(16, 32, 64)
+    train.dropout: uniform(0.0, 0.3)
+"""
+"""One worker a trial: on two processors two trials side by side do more than two workers on one trial."""
 TRAIN_KEYS = {
     "full": (
         "  method: full\n  zero_stage: 2\n  epochs: 6\n  learning_rate: 2.0e-3\n  batch_size: 32\n"
@@ -61,7 +71,10 @@ GATES = {"full": '["accuracy >= 0.69", "macro_f1 >= 0.64"]', "lora": '["accuracy
 
 
 def write_demo(settings: Settings, progress: Progress, *, method: str, overrides: Sequence[str] = ()) -> Path:
-    """Make what the demo needs and return its job file. Raises UsageError for a home that is no local directory."""
+    """Make what the demo needs and return its job file: a sweep of full tuning, or a training of an adapter.
+
+    Raises UsageError for a home that is no local directory.
+    """
     if not settings.is_local:
         raise UsageError(f"HONE_HOME is {settings.home}", "the demo needs a local directory: unset HONE_HOME")
     quiet_libraries()
@@ -78,11 +91,21 @@ def write_demo(settings: Settings, progress: Progress, *, method: str, overrides
     held_out = held_out_texts(load_job(job, overrides).data)
     base = _base(folder, library, {row.label for row in rows}, held_out, progress)
     _write_job(job, method, f"./{base.name}")
-    return job
+    sweep = sweep_file(job)
+    _write_job(sweep, method, f"./{base.name}", SWEEP_KEYS)
+    return sweep if method == "full" else job
 
 
-def _write_job(path: Path, method: str, base: str) -> None:
-    path.write_text(JOB.format(base=base, train=TRAIN_KEYS[method], gate=GATES[method]), encoding="utf-8")
+def sweep_file(job: Path) -> Path:
+    """Return where the same job lies with a sweep block."""
+    return job.with_stem(f"{job.stem}-sweep")
+
+
+def _write_job(path: Path, method: str, base: str, sweep: str = "") -> None:
+    text = JOB.format(base=base, train=TRAIN_KEYS[method], gate=GATES[method])
+    if sweep:
+        text = text.replace("  zero_stage: 2\n", "").replace("{workers: 2}", "{workers: 1}") + sweep
+    path.write_text(text, encoding="utf-8")
 
 
 def held_out_texts(data: DataSpec) -> list[str]:

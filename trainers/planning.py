@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster.capacity import Capacity
 from cluster.errors import JobFileError
-from cluster.resources import make_plan
+from cluster.resources import make_plan, trials_at_once
 from cluster.session import cluster_capacity, ray_session, refuse_local_home
 from cluster.store import Store
 from trainers.metrics import METRICS
@@ -27,15 +27,24 @@ if TYPE_CHECKING:
 
 
 def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
-    """Return the plan of a job. Raises CapacityError with numbers where it cannot fit, JobFileError for ``best_by``."""
+    """Return the plan of a job; of one of its trials where it is a sweep.
+
+    Raises CapacityError with numbers where it cannot fit, JobFileError for ``best_by``.
+    """
+    found = capacity(settings)
+    at_once = trials_at_once(job.cluster, job.sweep, found) if job.sweep else 1
+    return plan_within(job, prepared, Store(settings.home), found, at_once)
+
+
+def plan_within(job: JobSpec, prepared: Prepared, store: Store, found: Capacity, at_once: int = 1) -> Plan:
+    """Return the plan of one of ``at_once`` runs that share a known capacity; raises what ``plan_run`` raises."""
     path = prepared.tokens_path(TRAIN)
     assert path is not None, "a prepared data set without training tokens"
     tokens = TokenSet.load(path)
     facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_library())
-    found = capacity(settings)
     on_gpu = bool(found.gpus) and job.cluster.gpus_per_worker != 0
-    rate = known_rate(job, Store(settings.home), "cuda" if on_gpu else "cpu")
-    plan = make_plan(job.train, job.cluster, facts, found, rate)
+    rate = known_rate(job, store, "cuda" if on_gpu else "cpu")
+    plan = make_plan(job.train, job.cluster, facts, found, rate, at_once)
     refuse_best_by(job, prepared, plan)
     return plan
 

@@ -121,7 +121,7 @@ def _checked(job: JobSpec, settings: Settings, progress: Progress) -> Checked:
         plan = plan_run(job, prepared, settings)
     except HoneError as error:
         refused = error
-    return Checked(job, key, prepared, _report(prepared, plan), refused)
+    return Checked(job, key, prepared, report_of(prepared, plan), refused)
 
 
 def _refuse_undecidable(job: JobSpec, prepared: Prepared) -> None:
@@ -244,7 +244,8 @@ def _key(job: JobSpec, sources: Sources, form: Form) -> str:
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _report(prepared: Prepared, plan: Plan | None) -> CheckReport:
+def report_of(prepared: Prepared, plan: Plan | None) -> CheckReport:
+    """Return what the audit of a prepared data set said, with a plan."""
     record = prepared.record
     ok = all(finding.severity != "error" for finding in record.findings)
     return CheckReport(ok=ok, findings=record.findings, splits=record.splits, plan=plan, fixed=record.fixed)

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 
 Value = TypeVar("Value")
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+"""Where DeepSpeed looks for the rank of a process that nobody launched."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +42,30 @@ class Ranks:
 
 @contextmanager
 def world() -> Generator[Ranks]:
-    """Yield who this process is among those that torchrun started, or alone, with their process group set up."""
+    """Yield who this process is among those that torchrun started, with their process group set up."""
+    set_before = os.environ.keys() & ALONE.keys()
+    try:
+        yield join_world()
+    finally:
+        dist.destroy_process_group()
+        for name in ALONE.keys() - set_before:
+            os.environ.pop(name, None)
+
+
+def join_world() -> Ranks:
+    """Set up the process group, of torchrun's ranks or of this process alone, unless it is up; return who this is."""
     on_gpu = torch.cuda.is_available()
-    backend = "nccl" if on_gpu else "gloo"
-    alone = {} if "RANK" in os.environ else {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    if not alone:
-        dist.init_process_group(backend)
-    else:
-        os.environ |= alone  # DeepSpeed looks for them
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+    if not dist.is_initialized():
+        backend = "nccl" if on_gpu else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend)
+        else:
+            os.environ |= ALONE
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
-        for name in alone:
-            del os.environ[name]
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
+from typing import TextIO
 
 from cluster.records import Metrics, RunState, RunStatus
 from trainers.curve_tracking import CurveTracker
@@ -52,6 +53,7 @@ class Recorder(Silent):
         self._now = LoopState()
         self._first_step_s = self._last_publish_s = 0.0
         self._stopping = False
+        self._curve: TextIO | None = None
 
     def on_start(self, state: LoopState, warnings: list[str]) -> None:
         """Keep the curve up to where the run goes on."""
@@ -93,8 +95,9 @@ class Recorder(Silent):
 
     def on_checkpoint(self, step: int) -> None:
         """Bring the curve up to this step to the disk."""
-        self._curve.flush()
-        os.fsync(self._curve.fileno())
+        curve = self._open()
+        curve.flush()
+        os.fsync(curve.fileno())
         for tracker in self._trackers:
             tracker.flush()
 
@@ -103,13 +106,18 @@ class Recorder(Silent):
         return self._stopping or time.monotonic() > self._ends_s
 
     def close(self) -> None:
-        """Finish the curve."""
-        self._curve.close()
-        for tracker in self._trackers:
-            tracker.close()
+        """Finish the curve, if one was begun."""
+        if self._curve is not None:
+            self._curve.close()
+            for tracker in self._trackers:
+                tracker.close()
+
+    def _open(self) -> TextIO:
+        assert self._curve is not None, "the loop has begun"
+        return self._curve
 
     def _note(self, point: dict[str, float]) -> None:
-        self._curve.write(json.dumps(point | {"time_s": time.time()}) + "\n")
+        self._open().write(json.dumps(point | {"time_s": time.time()}) + "\n")
         values = {name: value for name, value in point.items() if name != "step"}
         for tracker in self._trackers:
             tracker.note(int(point["step"]), values)
@@ -117,7 +125,7 @@ class Recorder(Silent):
     def _show(self, step: int, steps: int) -> None:
         self._last_publish_s = now = time.monotonic()
         self._stopping = self._stopping or self._stop_asked()
-        self._curve.flush()
+        self._open().flush()
         done = step - self._began.step
         left_s = (now - self._first_step_s) / (done - 1) * (steps - step) if done > 1 else None
         state: RunState = "stopping" if self._stopping else "running"

@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from trainers.train_worker import OUTCOME, Outcome, train_worker
 
 if TYPE_CHECKING:
     from cluster.pipeline import RunContext
+    from cluster.records import Plan
     from cluster.spec import JobSpec
 
 LOOK_EVERY_S = 0.5
@@ -55,14 +57,15 @@ def run(ctx: RunContext) -> None:
         f"{plan.steps} steps of {ctx.job.train.batch_size} examples"
     )
     attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"  # Ray would go on with an attempt of the same name by itself
-    trainer = _trainer(ctx, directory, attempt)
+    workers = Workers(ctx.settings.home, ctx.run, directory, ctx.job, plan, ctx.prepared_path())
+    trainer = workers.trainer(attempt, ctx.store.path("ray"))
     with _watching(ctx), stop_on_signal(partial(_ask_to_stop, ctx)):
         try:
             in_thread(trainer.fit)
         except Exception as error:
-            outcome = _outcome(directory)
+            outcome = read_outcome(directory)
             known = outcome.error() if outcome else None
-            raise known or _cause(error, ctx.run) from error
+            raise known or cause_of(error, ctx.run) from error
         finally:
             shutil.rmtree(ctx.store.path("ray", attempt), ignore_errors=True)
     trained = _trained(ctx, directory)
@@ -70,36 +73,48 @@ def run(ctx: RunContext) -> None:
     keep_rate(ctx.job, ctx.store, ctx.run, trained, ctx.check().splits[TRAIN])
 
 
-def _trainer(ctx: RunContext, directory: Path, attempt: str) -> Any:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+@dataclass(frozen=True)
+class Workers:
+    """What a group of training workers is given: the run (or trial of one) that they train, and where it lies."""
 
-    plan, cluster = ctx.plan(), ctx.job.cluster
-    resources: dict[str, float] = {"CPU": plan.cpus_per_worker}
-    if plan.gpus_per_worker:
-        resources["GPU"] = plan.gpus_per_worker
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={
-            "home": ctx.settings.home,
-            "run": ctx.run,
-            "directory": str(directory),
-            "job": ctx.job.model_dump(mode="json"),
-            "plan": plan.model_dump(mode="json"),
-            "prepared": ctx.prepared_path(),
-        },
-        torch_config=TorchConfig(
-            backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=round(cluster.hang_timeout_s)
-        ),
-        scaling_config=ScalingConfig(
-            **_num_workers(ctx.job), use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name=attempt,
-            storage_path=ctx.store.path("ray"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
-        ),
-    )
+    home: str
+    run: str
+    directory: Path
+    job: JobSpec
+    plan: Plan
+    prepared: str
+
+    def trainer(self, attempt: str, storage: str) -> Any:
+        """Return Ray Train's trainer; ``attempt`` must be new, since Ray would go on with one of the same name."""
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        plan, cluster = self.plan, self.job.cluster
+        resources: dict[str, float] = {"CPU": plan.cpus_per_worker}
+        if plan.gpus_per_worker:
+            resources["GPU"] = plan.gpus_per_worker
+        return TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "home": self.home,
+                "run": self.run,
+                "directory": str(self.directory),
+                "job": self.job.model_dump(mode="json"),
+                "plan": plan.model_dump(mode="json"),
+                "prepared": self.prepared,
+            },
+            torch_config=TorchConfig(
+                backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=round(cluster.hang_timeout_s)
+            ),
+            scaling_config=ScalingConfig(
+                **_num_workers(self.job), use_gpu=plan.gpus_per_worker > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=attempt,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
+            ),
+        )
 
 
 def _num_workers(job: JobSpec) -> dict[str, Any]:
@@ -138,14 +153,15 @@ def _ask_to_stop(ctx: RunContext) -> None:
     request_stop(ctx.store, ctx.run)
 
 
-def _outcome(directory: Path) -> Outcome | None:
+def read_outcome(directory: Path) -> Outcome | None:
+    """Return how the training in a directory ended; None while it has not."""
     path = directory / OUTCOME
     return Outcome.model_validate_json(path.read_text()) if path.exists() else None
 
 
 def _trained(ctx: RunContext, directory: Path) -> TrainedWeights:
     """Return what the workers trained; raises what ended them otherwise."""
-    outcome = _outcome(directory)
+    outcome = read_outcome(directory)
     if outcome is None:
         raise RunFailed("training ended without an outcome", f"go on with: hone resume {ctx.run}")
     if error := outcome.error():
@@ -160,12 +176,17 @@ def _trained(ctx: RunContext, directory: Path) -> TrainedWeights:
 
 def _commit(ctx: RunContext, directory: Path, trained: TrainedWeights) -> None:
     """Move the best weights and the curve into the committed artifact, and drop the checkpoints."""
+    commit_weights(ctx, directory, trained)
+    shutil.rmtree(directory)
+
+
+def commit_weights(ctx: RunContext, directory: Path, trained: TrainedWeights) -> None:
+    """Commit ``runs/RUN/train``: the best weights of a finished training, its curve and its record."""
     with ctx.store.writing("runs", ctx.run, "train") as fresh:
         for part in sorted(best_directory(directory, trained.best_step).glob("*.safetensors")):
             shutil.copy(part, fresh / part.name)
         shutil.copy(directory / HISTORY, fresh / HISTORY)
         (fresh / TRAINED).write_text(trained.as_json())
-    shutil.rmtree(directory)
 
 
 def trained_weights(ctx: RunContext) -> tuple[TrainedWeights, Path]:
@@ -205,7 +226,7 @@ def _watching(ctx: RunContext) -> Generator[None]:
         ctx.progress.close()
 
 
-def _cause(error: BaseException, run: str) -> BaseException:
+def cause_of(error: BaseException, run: str) -> BaseException:
     """Dig our own error out of the wrappers that Ray put around it."""
     seen: list[BaseException] = [error]
     for wrapper in seen:

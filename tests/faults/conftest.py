@@ -124,7 +124,7 @@ class Job:
         """Start `hone train` on the job, or another command with its own arguments."""
         whole = self.folder / home
         name = f"{home}-{len(list(self.folder.glob('*.out')))}.out"
-        first = [command, str(self.path)] if command == "train" else [command]
+        first = [command, str(self.path)] if command in ("train", "sweep") else [command]
         return Command(whole, [*first, *arguments], self.folder / name, variables)
 
     def goes_on(self, command: Command, recovery: Recovery) -> Command:

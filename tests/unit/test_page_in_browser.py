@@ -14,6 +14,8 @@ from PIL import Image
 from cluster.page_style import STYLE
 from tests.checked_sets import checked_set
 from tests.finished_runs import finished_run, history, written_page
+from tests.finished_sweeps import finished_sweep
+from tuning.report import sweep_page
 
 FLAGS = (
     "--headless",
@@ -98,3 +100,12 @@ def test_a_training_report_draws_its_curves_and_intervals_and_runs_nothing(brows
     browse(page, "--window-size=1200,6000", f"--screenshot={picture}", DARK)
     refuse_missing_colours(picture, "dark", ("panel", "bar", "bar-edge", "second", "good-back"))
     assert "<title>checked: Training report</title>" in browse(page, "--dump-dom")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_sweep_report_draws_its_trials_and_runs_nothing(browse: Browse, tmp_path: Path, theme: str):
+    page, picture = tmp_path / "sweep.html", tmp_path / "sweep.png"
+    page.write_text(sweep_page(finished_sweep()), encoding="utf-8")
+    browse(page, "--window-size=1200,4000", f"--screenshot={picture}", *([DARK] if theme == "dark" else []))
+    refuse_missing_colours(picture, theme, ("panel", "bar", "bar-edge", "second", "error", "note-back"))
+    assert "<title>router: Sweep report</title>" in browse(page, "--dump-dom")

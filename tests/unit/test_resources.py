@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import CapacityError
 from cluster.fitting import FIT_FRAC, Footprint, JobFacts, Layout, format_bytes
-from cluster.resources import Rate, format_plan, make_plan
-from cluster.spec import ClusterSpec, TrainSpec
+from cluster.resources import Rate, format_plan, make_plan, trials_at_once
+from cluster.spec import ClusterSpec, SweepSpec, TrainSpec
 
 MB = 10**6
 STATE_MB = {0: (400, 0), 1: (200, 200), 2: (100, 300), 3: (0, 400)}
@@ -290,3 +290,33 @@ def test_three_digits_name_a_size() -> None:
         "1 GB",
         "12.3 GB",
     ]
+
+
+def node(cpus: float, gpus: float = 0, memory_bytes: int = 2**34) -> NodeCapacity:
+    return NodeCapacity("here", cpus, gpus, memory_bytes, gpu_memory_bytes=2**34)
+
+
+def test_as_many_trials_run_at_once_as_there_is_room_for() -> None:
+    def at_once(capacity: Capacity, cluster: dict[str, Any] | None = None, **sweep: Any) -> int:
+        block = SweepSpec.model_validate({"space": {"train.dropout": "uniform(0, 0.1)"}, **sweep})
+        return trials_at_once(ClusterSpec.model_validate(cluster or {}), block, capacity)
+
+    one, two = node(cpus=5), node(cpus=8, gpus=2)
+    assert at_once(Capacity((one,))) == 5
+    assert at_once(Capacity((one, one)), {"workers": 2}) == 5
+    assert at_once(Capacity((one,)), trials=3) == 3
+    assert at_once(Capacity((one,)), at_once=2) == 2
+    assert at_once(Capacity((two,))) == 2, "one GPU each"
+    assert at_once(Capacity((two,)), {"gpus_per_worker": 0.5}) == 4
+    assert at_once(Capacity((two,)), {"gpus_per_worker": 0.0}) == 8
+    with pytest.raises(CapacityError, match="room for 2"):
+        at_once(Capacity((one,)), {"workers": 2}, at_once=3)
+
+
+def test_trials_side_by_side_share_processors_and_memory() -> None:
+    capacity = Capacity((node(cpus=8, memory_bytes=64 * 2**30),))
+    alone, beside = (
+        make_plan(TrainSpec(method="full"), ClusterSpec(), facts(), capacity, at_once=at_once) for at_once in (1, 4)
+    )
+    assert (alone.cpus_per_worker, beside.cpus_per_worker) == (8, 2)
+    assert beside.available_bytes == alone.available_bytes // 4

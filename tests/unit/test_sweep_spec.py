@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from cluster.jobfile import dump_job, load_job
 from cluster.spec import JobSpec
 from cluster.sweep_spec import Choice, Integers, Range, dimension, swept_keys
 
@@ -149,3 +151,27 @@ def test_swept_keys_are_the_values_of_base_and_train():
     keys = swept_keys(JobSpec)
     assert {"base", "train.learning_rate", "train.lora.rank"} <= set(keys)
     assert not {"name", "train.lora", "train.best_by", "data.template", "cluster.workers"} & set(keys)
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        ({"finalists": 1, "seeds": 2}, "one finalist is not trained again"),
+        ({"prune": "none", "grace": 0.2}, "grace means nothing under prune none"),
+        ({"prune": "median", "reduction": 3}, "reduction means nothing under prune median"),
+        ({"search": "grid"}, "a grid has no ranges"),
+        ({"max_cost": 5.0}, "max_cost needs a price"),
+    ],
+)
+def test_a_key_that_would_mean_nothing_is_refused(block: dict[str, Any], why: str):
+    settings = {"space": {"train.learning_rate": "loguniform(1e-5, 1e-3)"}, **block}
+    with pytest.raises(ValidationError, match=why):
+        JobSpec.model_validate({"name": "a", "base": "b", "data": "c", "sweep": settings})
+
+
+def test_a_resolved_sweep_reads_back_equal(tmp_path: Path):
+    block = {"space": {"train.batch_size": "choice(8, 16)"}, "search": "grid", "prune": "none", "finalists": 1}
+    job = JobSpec.model_validate({"name": "a", "base": "/b", "data": "/c.jsonl", "sweep": block})
+    path = tmp_path / "job.yaml"
+    path.write_text(dump_job(job))
+    assert load_job(path) == job

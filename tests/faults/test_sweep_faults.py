@@ -1,0 +1,144 @@
+"""What happens to a sweep when its driver or a trial is killed or stopped: nothing is tried twice, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+
+from tests.faults.conftest import Command, Job
+from tests.tiny import ticket_rows, write_base, write_jsonl
+from tuning.trials import TrialRecord, read_trials
+
+slow = pytest.mark.slow
+TRIALS = 5
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("sweeps")
+    write_base(folder / "base")
+    write_jsonl(folder / "tickets.jsonl", ticket_rows(300))
+    job = {
+        "name": "tickets",
+        "base": "./base",
+        "data": {"train": "tickets.jsonl", "split": {"test": 0.0}},
+        "train": {
+            "method": "full", "epochs": 40, "learning_rate": 1e-4, "batch_size": 16, "max_length": 64,
+            "eval_every": 2.0, "early_stopping": None,
+        },
+        "sweep": {
+            "trials": TRIALS, "finalists": 1, "prune": "none",
+            "space": {"train.learning_rate": "loguniform(1e-5, 1e-3)"},
+        },
+    }  # fmt: skip
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(job))
+    return Job(path, folder)
+
+
+def start(sweep: Job, home: str, *arguments: str) -> Command:
+    return sweep.start(home, *arguments, command="sweep")
+
+
+def resume(sweep: Job, home: str, run: str) -> Command:
+    return sweep.start(home, run, "--json", command="resume")
+
+
+def trials(command: Command) -> list[TrialRecord]:
+    from cluster.store import Store
+
+    runs = command.home / "runs"
+    return read_trials(Store(str(command.home)), command.run) if runs.exists() and any(runs.iterdir()) else []
+
+
+def evaluated(command: Command) -> list[Path]:
+    """The curves of trials that were scored at least once."""
+    return [
+        path for path in command.home.glob("runs/*/trials/*/history.jsonl") if "validation_loss" in path.read_text()
+    ]
+
+
+def study(command: Command) -> optuna.Study:
+    return optuna.load_study(study_name=command.run, storage=f"sqlite:///{command.home}/optuna.db")
+
+
+def result(command: Command) -> dict[str, Any]:
+    return json.loads(command.out.read_text().splitlines()[-1])
+
+
+def test_a_killed_driver_is_gone_on_with_and_exactly_the_missing_trials_are_run(sweep: Job) -> None:
+    command = start(sweep, "driver")
+    command.until(lambda: len(trials(command)) >= 2 and len(evaluated(command)) >= 3)
+    left = psutil.Process(command.process.pid).children(recursive=True)
+    command.process.kill()
+    command.process.wait()
+    psutil.wait_procs(left, timeout=30)
+    done = {trial.name: trial.model_dump() for trial in trials(command)}
+    values = [trial.params for trial in study(command).trials]
+    again = resume(sweep, "driver", command.run)
+    assert again.ends() == 0, again.said
+    found = result(again)
+    assert (found["trials"], found["failed"], found["version"]) == (TRIALS, 0, "tickets@1")
+    after = {trial.name: trial.model_dump() for trial in trials(again)}
+    assert len(after) == TRIALS
+    assert {name: after[name] for name in done} == done, "what had ended is as it was"
+    counted = [t for t in study(again).trials if not t.user_attrs.get("superseded")]
+    assert len(counted) == TRIALS
+    assert len({str(t.params) for t in counted}) == TRIALS, "no values twice"
+    assert all(any(t.params == before for t in counted) for before in values), "and none of those begun is lost"
+
+
+def test_a_killed_trial_is_tried_once_more(sweep: Job) -> None:
+    command = start(sweep, "killed", "--json")
+    command.until(lambda: evaluated(command))
+    command.processes("ray::ImplicitFunc")[0].kill()
+    assert command.ends() == 0, command.said
+    found = result(command)
+    assert (found["trials"], found["failed"]) == (TRIALS, 0)
+    assert len(study(command).trials) == TRIALS
+
+
+@slow
+def test_a_trial_that_is_killed_every_time_is_counted_as_failed_with_its_cause(sweep: Job) -> None:
+    command = start(sweep, "doomed", "--json", "--set", "sweep.at_once=1", "--set", "sweep.trials=2")
+    for _ in range(2):
+        command.until(lambda: evaluated(command))
+        for curve in evaluated(command):
+            curve.unlink()
+        command.processes("ray::ImplicitFunc")[-1].kill()
+    assert command.ends() == 0, command.said
+    found = result(command)
+    assert (found["trials"], found["failed"]) == (2, 1)
+    (failed,) = (trial for trial in trials(command) if trial.state == "failed")
+    assert failed.why
+    assert failed.why in command.said
+    assert "Traceback" not in command.said
+
+
+def test_terminated_it_stops_its_trials_and_goes_on_with_them_where_they_were(sweep: Job) -> None:
+    command = start(sweep, "terminated")
+    command.until(lambda: evaluated(command))
+    command.process.send_signal(signal.SIGTERM)
+    assert command.ends() == 130, command.said
+    assert "hone resume" in command.said
+    assert command.status()["state"] == "stopped"
+    begun = [path.parent for path in evaluated(command)]
+    steps = {path.name: max(int(p.name[5:]) for p in path.glob("step-*")) for path in begun if any(path.glob("step-*"))}
+    assert steps, "a trial that was stopped left a checkpoint"
+    again = resume(sweep, "terminated", command.run)
+    assert again.ends() == 0, again.said
+    assert result(again)["trials"] == TRIALS
+    counted = [t for t in study(again).trials if not t.user_attrs.get("superseded")]
+    assert len(counted) == TRIALS
+    for name, step in steps.items():
+        (record,) = (trial for trial in trials(again) if trial.name == f"trials/{name}")
+        assert record.trained is not None
+        history = (again.home / "runs" / again.run / record.name / "history.jsonl").read_text().splitlines()
+        seen = [json.loads(line)["step"] for line in history if '"loss"' in line]
+        assert seen == list(range(1, record.trained.steps + 1)), f"no step twice, none left out after {step}"

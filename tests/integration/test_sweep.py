@@ -1,0 +1,212 @@
+"""`hone sweep` end to end on a tiny base, through the command line's own entry; nothing is left on the cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+from mlflow import MlflowClient
+from ray.util.placement_group import placement_group_table
+from transformers import AutoModelForCausalLM
+
+from cluster.cli import main
+from cluster.jobfile import load_job
+from tests.tiny import write_base
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+TRAIN_KEYS = {"run", "release", "version", "steps", "examples", "metrics", "intervals", "throughput", "gate"}
+SPACE = {"train.learning_rate": "loguniform(1e-5, 1e-2)", "train.batch_size": "choice(16, 32)"}
+SETTLES_S = 20
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def everything_returned() -> Iterator[None]:
+    """After a test every processor is free again, and no actor and no placement group is left."""
+    before = set(placement_group_table())
+    yield
+    deadline = time.monotonic() + SETTLES_S
+    while ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
+    left = {name: group for name, group in placement_group_table().items() if name not in before}
+    assert {group["state"] for group in left.values()} <= {"REMOVED"}
+
+
+def job_file(directory: Path, base: Path, data: Path, sweep: dict[str, Any], workers: int = 1, **train: Any) -> Path:
+    settings = {"method": "full", "epochs": 4, "learning_rate": 3e-3, "batch_size": 16, "eval_every": 0.5} | train
+    job = {
+        "name": "tickets",
+        "base": str(base),
+        "data": str(data),
+        "train": settings,
+        "cluster": {"workers": workers},
+        "evaluate": {"max_new_tokens": 8, "batch_size": 64},
+        "gate": ["accuracy >= 0.5"],
+        "sweep": {"space": SPACE, "trials": 4, **sweep},
+    }
+    path = directory / "job.yaml"
+    path.write_text(json.dumps(job))
+    return path
+
+
+def swept(capsys: pytest.CaptureFixture[str], job: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    code = main(["sweep", str(job), "--json", *arguments])
+    shown = capsys.readouterr()
+    last = shown.out.splitlines()[-1] if shown.out.strip() else "{}"
+    return code, json.loads(last) if code in (0, 3) else {}, shown.err
+
+
+def test_a_sweep_prunes_and_its_best_trial_is_released(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, result, err = swept(capsys, job_file(tmp_path, tiny_base, tickets, {"finalists": 1, "grace": 0.2}))
+    assert code == 0, err
+    assert set(result) == TRAIN_KEYS | {"study", "trials", "pruned", "failed", "best"}
+    assert (result["study"], result["trials"], result["failed"]) == (result["run"], 4, 0)
+    assert result["pruned"] >= 1, "the usual rate of full tuning, 2e-5, cannot keep up with 3e-3"
+    assert set(result["best"]["params"]) == set(SPACE)
+    assert result["version"] == "tickets@1"
+    run = home / "runs" / result["run"]
+    winner = load_job(run / "winner.yaml")
+    assert winner.train.learning_rate == result["best"]["params"]["train.learning_rate"]
+    assert winner.train.batch_size == result["best"]["params"]["train.batch_size"]
+    assert winner.sweep is None
+    assert result["metrics"]["validation"]["loss"] == pytest.approx(result["best"]["value"])
+    release = json.loads((Path(result["release"]) / "release.json").read_text())
+    assert release["job"]["train"]["learning_rate"] == winner.train.learning_rate
+    assert "<h2>Slices</h2>" in (run / "sweep.html").read_text()
+    assert not list(run.glob("trials/*/step-*")), "checkpoints of trials are gone"
+    assert not list(run.glob("trials/*/best-*")), "the weights lie in the release"
+    study_agrees(home, result)
+    children_are_tracked(home, result)
+
+
+def study_agrees(home: Path, result: dict[str, Any]) -> None:
+    """Anyone can open the study: optuna-dashboard needs no more than its URL."""
+    study = optuna.load_study(study_name=result["study"], storage=f"sqlite:///{home}/optuna.db")
+    states = [trial.state.name for trial in study.trials]
+    assert (len(states), states.count("PRUNED")) == (4, result["pruned"])
+    assert study.trials[0].params == {"train.learning_rate": 3e-3, "train.batch_size": 16}, "the job's own values"
+    assert study.best_value == result["best"]["value"]
+
+
+def children_are_tracked(home: Path, result: dict[str, Any]) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name("tickets")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop(result["run"])
+    assert set(runs) == {f"trials/{number}" for number in range(4)}
+    for child in runs.values():
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert "train.learning_rate" in child.data.params
+        assert "validation_loss" in child.data.metrics
+
+
+def test_finalists_are_trained_with_other_seeds_and_the_job_without_a_sweep_still_trains(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_file(tmp_path, tiny_base, tickets, {"finalists": 2, "seeds": 2, "trials": 3, "prune": "none"}, epochs=2)
+    code, result, err = swept(capsys, job)
+    assert code == 0, err
+    run = home / "runs" / result["run"]
+    finals = json.loads((run / "finals.json").read_text())
+    assert {(record["number"], record["seed"]) for record in finals["runs"]} == {
+        (number, seed) for number in {record["number"] for record in finals["runs"]} for seed in (1, 2)
+    }
+    assert 0 in {record["number"] for record in finals["runs"]}, "the job's own values are compared with"
+    means: dict[int, list[float]] = {}
+    for record in finals["runs"]:
+        means.setdefault(record["number"], []).append(record["value"])
+    assert finals["winner"] == min(means, key=lambda number: sum(means[number]))
+    assert load_job(run / "winner.yaml").train.seed in (1, 2)
+    assert "Finals" in (run / "sweep.html").read_text()
+    code = main(["train", str(job), "--json"])
+    assert code in (0, 3)
+    assert "study" not in json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_trials_of_two_workers_fill_the_cluster_to_the_last_processor_and_end(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_file(tmp_path, tiny_base, tickets, {"finalists": 1, "trials": 3, "grace": 0.2}, workers=2, zero_stage=2)
+    code, result, err = swept(capsys, job)
+    assert code == 0, err
+    assert result["trials"] == 3
+    assert result["pruned"] >= 1
+    assert "1 at once" in err
+
+
+def test_where_every_trial_diverges_nothing_is_registered(
+    tmp_path: Path, home: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = write_base(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(base)
+    code, _, err = swept(capsys, job_file(tmp_path, base, tickets, {"trials": 3}))
+    assert code == 1
+    assert "3 trials 3 diverged" in err
+    assert "Traceback" not in err
+    (run,) = (home / "runs").iterdir()
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    assert not (run / "release").exists()
+    assert main(["evaluate", "tickets@1", "--data", str(tickets)]) == 2
+    study = optuna.load_study(study_name=run.name, storage=f"sqlite:///{home}/optuna.db")
+    assert all(trial.value is not None and 5 < trial.value < 50 for trial in study.trials), "a finite penalty"
+
+
+def test_a_space_over_bases_and_methods_trains_each_on_its_own_data(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_base(tmp_path / "other", seed=1)
+    space = {
+        "base": [str(tiny_base), str(other)],
+        "train.method": "choice(full, lora)",
+        "train.max_length": "choice(48, 96)",
+        "train.lora.rank": "choice(2, 4)",
+    }
+    sweep = {"space": space, "search": "random", "prune": "none", "finalists": 1, "trials": 4, "seed": 3}
+    code, result, err = swept(capsys, job_file(tmp_path, tiny_base, tickets, sweep, epochs=1, max_length=96))
+    assert code in (0, 3), err
+    study = optuna.load_study(study_name=result["study"], storage=f"sqlite:///{home}/optuna.db")
+    assert {trial.params["base"] for trial in study.trials} == {str(tiny_base), str(other)}
+    assert all(("train.lora.rank" in t.params) == (t.params["train.method"] == "lora") for t in study.trials)
+    release = json.loads((Path(result["release"]) / "release.json").read_text())
+    assert release["base"] == result["best"]["params"]["base"]
+    assert len([path for path in (home / "data").iterdir() if not path.name.startswith(".")]) == 2, "one a length"
+
+
+def test_what_cannot_work_is_refused_before_a_run_exists(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for sweep, workers, code, said in (
+        ({"at_once": 3}, 1, 4, "room for 2"),
+        ({}, 3, 4, "room for 2"),
+        ({"space": {"train.max_length": "int(16, 64)"}}, 1, 2, "choice"),
+        ({"space": {"base": [str(tiny_base), "./nowhere"]}}, 1, 2, "nowhere"),
+    ):
+        found, _, err = swept(capsys, job_file(tmp_path, tiny_base, tickets, sweep, workers))
+        assert found == code, err
+        assert said in err
+    job = job_file(tmp_path, tiny_base, tickets, {})
+    assert main(["sweep", str(job), "--set", "data.split.validation=0.0"]) == 2
+    assert "validation rows" in capsys.readouterr().err
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(f"name: a\nbase: {tiny_base}\ndata: {tickets}\n")
+    assert main(["sweep", str(plain)]) == 2
+    assert "no sweep block" in capsys.readouterr().err
+    assert not (home / "runs").exists()

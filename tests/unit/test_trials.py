@@ -1,0 +1,160 @@
+"""What a trial leaves on disk, read back; which weights stay; what the driver makes of a trial's last report."""
+
+from __future__ import annotations
+
+import io
+import json
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.capacity import Capacity, NodeCapacity
+from cluster.errors import StoreError
+from cluster.pipeline import RunContext
+from cluster.progress import Progress
+from cluster.session import Settings
+from cluster.store import Store
+from tests.finished_runs import history, trained
+from tests.finished_sweeps import job, trial
+from tuning.driver import Driver
+from tuning.judge import FULL, PROGRESS, VALUE
+from tuning.objective import RESULT, Arena, evaluations, progress_of
+from tuning.sweep import penalty, study_ending, variants
+from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_directory
+
+RUN = "router-20260101-000000-abcd"
+
+
+class Untracked:
+    """Stands for a registry whose database is away."""
+
+    def log_trial(self, *_: Any) -> None:
+        raise StoreError("MLflow refused: it is away")
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Driver:
+    settings = Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+    ctx = RunContext(RUN, job(), settings, Store(str(tmp_path)), Untracked(), Progress(io.StringIO()))  # pyright: ignore
+    return Driver(ctx, arena(str(tmp_path)), TRIALS, 12)
+
+
+def arena(home: str) -> Arena:
+    node = NodeCapacity("here", 2, 0, 2**30)
+    return Arena(RUN, home, job(), {}, Capacity((node,)), 2, explodes_at=12.0)
+
+
+def assigned(number: int) -> Assigned:
+    return Assigned(f"trials/{number}", number, {"train.learning_rate": 1e-4, "train.lora.targets": 'json:["q"]'}, None)
+
+
+def ended(driver: Driver, number: int, progress: int, value: float | None, **told: Any) -> Any:
+    result = {PROGRESS: progress, RESULT: json.dumps(told), "time_total_s": 5.0}
+    return driver.ended(assigned(number), result | ({} if value is None else {VALUE: value}))
+
+
+def test_records_come_back_by_number(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for number in (10, 2):
+        keep_trial(store, RUN, trial(number, 1.0))
+    assert [record.number for record in read_trials(store, RUN)] == [2, 10]
+
+
+def test_weights_stay_only_where_they_may_win_and_curves_always(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    records = [trial(number, 1.0) for number in range(2)]
+    for record in records:
+        directory = trial_directory(store, RUN, record.name)
+        for part in ("best-00000010", "step-00000020", ".aside"):
+            (directory / part).mkdir(parents=True)
+        (directory / "history.jsonl").touch()
+    drop_weights(store, RUN, ["trials/1"], records)
+    left = {path.relative_to(tmp_path / "runs" / RUN).as_posix() for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert left == {"trials/0/history.jsonl", "trials/1/history.jsonl"}
+    assert [path.parent.name for path in tmp_path.rglob("best-*")] == ["1"]
+    assert not list(tmp_path.rglob("step-*"))
+
+
+def test_the_best_value_so_far_counts_and_one_that_is_not_finite_does_not() -> None:
+    rows = [{"step": step, "validation_loss": loss} for step, loss in ((1, 3.0), (2, nan), (3, 2.0), (4, 2.5))]
+    assert [(seen.step, seen.value, seen.best) for seen in evaluations(rows, "loss")] == [
+        (1, 3.0, 3.0),
+        (3, 2.0, 2.0),
+        (4, 2.5, 2.0),
+    ]
+    scored = [{"step": 1, "validation_loss": 1.0, "validation_f1": 0.5}, {"step": 2, "loss": 0.1}]
+    assert [seen.best for seen in evaluations(scored, "f1")] == [0.5]
+    assert [progress_of(step, 600) for step in (0, 100, 600)] == [0, 167, FULL]
+
+
+def test_each_last_report_becomes_the_record_that_the_study_is_told(driver: Driver) -> None:
+    whole = trained(history())
+    verdicts = driver.arena.verdicts
+    verdicts.tell("trials/1", "pruned")
+    verdicts.tell("trials/2", "budget")
+    verdicts.tell("trials/5", "diverged")
+    verdicts.tell("trials/6", "interrupted")
+    found = [
+        ended(driver, 0, FULL, whole.best_value, trained=whole.model_dump()),
+        ended(driver, 1, 167, 2.0, step=100, steps=600),
+        ended(driver, 2, 333, 1.5, step=200, steps=600),
+        ended(driver, 3, 0, None, failure="it does not fit"),
+        ended(driver, 4, 10, None, diverged="the loss became nan", step=0, steps=600),
+        ended(driver, 5, 167, 50.0, step=100, steps=600),
+        ended(driver, 6, 167, 2.0, step=100, steps=600),
+    ]
+    assert [record.state for record in found] == [
+        "complete", "pruned", "pruned", "failed", "diverged", "diverged", "interrupted",
+    ]  # fmt: skip
+    assert [record.number for record in read_trials(driver.ctx.store, RUN)] == [0, 1, 2, 3, 4, 5], "none interrupted"
+    assert "time or money" in found[2].why
+    assert found[0].values["train.lora.targets"] == ["q"]
+    assert (found[1].progress, found[1].step, found[1].steps, found[1].seconds) == (167, 100, 600, 5.0)
+    worst = penalty(job(), driver.arena)
+    endings = [study_ending(record, worst) for record in found]
+    assert [ending and (ending.state.name, ending.value) for ending in endings] == [
+        ("COMPLETE", whole.best_value),
+        ("PRUNED", None),
+        ("PRUNED", None),
+        ("FAIL", None),
+        ("COMPLETE", worst),
+        ("COMPLETE", worst),
+        None,
+    ]
+    assert worst == 12.0
+
+
+def test_the_run_asked_to_stop_ends_the_search_and_tells_the_trials(driver: Driver) -> None:
+    from cluster.runs import request_stop
+
+    driver.started(assigned(0))
+    driver.look()
+    assert not driver.is_over()
+    request_stop(driver.ctx.store, RUN)
+    driver.look()
+    assert driver.is_over()
+    assert driver.arena.verdicts.read("trials/0") == "interrupted"
+
+
+def test_a_search_whose_time_is_used_up_ends_with_what_it_has(tmp_path: Path) -> None:
+    settings = Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+    of = job(max_hours=1e-9)
+    ctx = RunContext(RUN, of, settings, Store(str(tmp_path)), Untracked(), Progress(io.StringIO()))  # pyright: ignore
+    driver = Driver(ctx, arena(str(tmp_path)), TRIALS, 12)
+    driver.started(assigned(0))
+    driver.look()
+    assert driver.why_over == "budget"
+    assert driver.arena.verdicts.read("trials/0") == "budget"
+
+
+def test_every_shape_of_data_and_method_in_the_space_is_planned_beforehand() -> None:
+    space = {
+        "train.method": "choice(full, lora)",
+        "train.max_length": "choice(64, 128)",
+        "train.dropout": "uniform(0, 0.1)",
+    }
+    found = [(variant.train.method, variant.train.max_length) for variant in variants(job(space=space))]
+    assert found == [("full", 64), ("full", 128), ("lora", 64), ("lora", 128)]
+    assert list(variants(job(space={"train.dropout": "uniform(0, 0.1)"}))) == []

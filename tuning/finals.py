@@ -1,0 +1,177 @@
+"""The last stage of a sweep: the best trials trained again with other seeds → one winner, left as a training leaves it.
+
+With one finalist that has run its full budget nothing is trained again: its weights are the winner's. Otherwise the
+best of the search, and the job's own values to compare with, are trained at their full budget with the same other
+seeds (``tuning.contest``). The winner's job is written down as ``winner.yaml``, its plan and data as the run's, its
+best seed's weights as the run's training, so that every later stage sees a training like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ray.tune.search import Searcher
+
+from cluster.errors import RunFailed, RunStopped
+from cluster.jobfile import dump_job
+from cluster.pipeline import WINNER
+from cluster.runs import RUNS, clear_stop, stop_requested
+from trainers.rates import keep_rate
+from trainers.train import commit_weights
+from tuning.contest import Contender, Verdict, decide
+from tuning.driver import Driver
+from tuning.judge import Lenient
+from tuning.space import own_values, packed, trial_job
+from tuning.sweep import arena_of, mode_of, sweep_of, winner_data
+from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_directory
+from tuning.tuner import drive
+
+if TYPE_CHECKING:
+    from cluster.pipeline import RunContext
+    from cluster.spec import JobSpec
+    from tuning.objective import Arena
+
+SEEDS = 2
+FINALS_JSON = "finals.json"
+
+
+class Listed(Searcher):
+    """Hands out assignments in order."""
+
+    def __init__(self, assignments: list[Assigned], driver: Driver) -> None:
+        super().__init__()
+        self._left = list(assignments)
+        self._driver = driver
+        self._given: dict[str, Assigned] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next assignment."""
+        if not self._left or self._driver.is_over():
+            return Searcher.FINISHED
+        self._given[trial_id] = self._left.pop(0)
+        return asdict(self._given[trial_id])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Let the driver write down how a training ended."""
+        if not error:
+            self._driver.ended(self._given[trial_id], result or {})
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: what has ended lies in its directory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see ``save``."""
+
+
+def run(ctx: RunContext) -> None:
+    """Find the winner and commit ``runs/RUN/train``; raises RunFailed where no finalist could be trained again."""
+    clear_stop(ctx.store, ctx.run)
+    arena, trials = arena_of(ctx), read_trials(ctx.store, ctx.run)
+    mode = mode_of(ctx.job)
+    full = best_trials(trials, mode, sweep_of(ctx.job).finalists, ("complete",))
+    if sweep_of(ctx.job).finalists == 1 and full:
+        winner, verdict, runs = full[0], None, []
+    else:
+        winner, verdict, runs = _contested(ctx, arena, trials)
+    _settle(ctx, arena, winner)
+    ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
+    assert winner.trained is not None, "a complete trial has its training's record"
+    directory = trial_directory(ctx.store, ctx.run, winner.name)
+    commit_weights(ctx, directory, winner.trained)
+    keep_rate(ctx.job, ctx.store, ctx.run, winner.trained, ctx.check().splits["train"])
+    everything = [*trials, *read_trials(ctx.store, ctx.run, FINALS)]
+    drop_weights(ctx.store, ctx.run, [], everything)
+
+
+def _contested(
+    ctx: RunContext, arena: Arena, trials: list[TrialRecord]
+) -> tuple[TrialRecord, Verdict, list[TrialRecord]]:
+    """Train the finalists with other seeds, and return the winner's best training, the verdict and all trainings."""
+    sweep, mode = sweep_of(ctx.job), mode_of(ctx.job)
+    chosen = finalists(ctx.job, trials, mode)
+    seeds = other_seeds(ctx.job)
+    wanted = [
+        Assigned(f"{FINALS}/{trial.number}-seed-{seed}", trial.number, _packed(trial.values), seed)
+        for trial in chosen
+        for seed in (seeds if sweep.finalists > 1 else [ctx.job.train.seed])
+    ]
+    ended = {record.name for record in read_trials(ctx.store, ctx.run, FINALS)}
+    missing = [assigned for assigned in wanted if assigned.name not in ended]
+    if missing:
+        ctx.progress.say(f"finals: {len(chosen)} finalists with {len(wanted) // len(chosen)} other seeds each")
+        driver = Driver(ctx, arena, FINALS, len(wanted))
+        drive(driver, Listed(missing, driver), Lenient(arena.verdicts), len(missing))
+    if stop_requested(ctx.store, ctx.run):
+        raise RunStopped("stopped, as asked; trainings that were running go on later", f"hone resume {ctx.run}")
+    runs = read_trials(ctx.store, ctx.run, FINALS)
+    whole = list(_contenders(runs, len(wanted) // len(chosen)))
+    if not whole:
+        raise RunFailed(f"no finalist could be trained again: {runs[-1].why}", "look at the causes in the table")
+    own = own_trial(ctx.job, trials)
+    verdict = decide(whole, mode, own.number if own else None)
+    of_winner = [record for record in runs if record.number == verdict.winner]
+    return best_trials(of_winner, mode, 1, ("complete",))[0], verdict, runs
+
+
+def _packed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: packed(value) for key, value in values.items()}
+
+
+def finalists(job: JobSpec, trials: list[TrialRecord], mode: str) -> list[TrialRecord]:
+    """Return the best trials, those that ran their full budget first, and the job's own values to compare with."""
+    sweep = sweep_of(job)
+    chosen = best_trials(trials, mode, sweep.finalists, ("complete",))
+    chosen += best_trials(trials, mode, sweep.finalists - len(chosen), ("pruned",))
+    own = own_trial(job, trials)
+    if sweep.finalists > 1 and own is not None and own not in chosen and own.state in ("complete", "pruned"):
+        chosen.append(own)
+    return chosen
+
+
+def own_trial(job: JobSpec, trials: list[TrialRecord]) -> TrialRecord | None:
+    """Return the trial of the job's own values; None where they lie outside the space."""
+    own = own_values(job)
+    return next((trial for trial in trials if trial.values == own), None)
+
+
+def other_seeds(job: JobSpec) -> list[int]:
+    """Return the seeds of the finals: those after the job's own."""
+    return [(job.train.seed + 1 + place) % 2**32 for place in range(sweep_of(job).seeds or SEEDS)]
+
+
+def _contenders(runs: list[TrialRecord], num_seeds: int) -> list[Contender]:
+    """Return the finalists that finished with every seed."""
+    found: dict[int, dict[int, float]] = {}
+    for record in runs:
+        if record.state == "complete" and record.value is not None:
+            found.setdefault(record.number, {})[record.seed] = record.value
+    return [Contender(number, values) for number, values in found.items() if len(values) == num_seeds]
+
+
+def _settle(ctx: RunContext, arena: Arena, winner: TrialRecord) -> None:
+    """Write down the winner's job, its plan and its data as the run's own; the later stages read them."""
+    job = trial_job(ctx.job, _packed(winner.values), winner.seed)
+    ctx.store.put_text(dump_job(job), RUNS, ctx.run, WINNER)
+    ctx.store.put_json(winner_data(arena, job), RUNS, ctx.run, "data.json")
+    ctx.registry.log_params(ctx.run, {f"winner.{key}": value for key, value in winner.values.items()})
+
+
+def _told(
+    job: JobSpec,
+    winner: TrialRecord,
+    verdict: Verdict | None,
+    runs: list[TrialRecord],
+    trials: list[TrialRecord],
+) -> dict[str, Any]:
+    """Return what the report says of the finals."""
+    own = own_trial(job, trials)
+    return {
+        "winner": winner.number,
+        "weights": winner.name,
+        "own": None if own is None else own.number,
+        "half_width": verdict.half_width if verdict else None,
+        "lead": verdict.lead if verdict else None,
+        "runs": [record.model_dump(mode="json") for record in runs],
+    }

@@ -1,0 +1,275 @@
+"""One trial: suggested values → a derived job → training → what it was worth, reported at every evaluation.
+
+A one-worker trial runs the training loop in the trial's own process, which Tune uses again for the next trial, so
+nothing is started or imported twice. A trial of several workers puts Ray Train's worker group around the same loop
+and follows its curve. Both lie in the trial's directory, end in the same outcome file, and stop at the first report
+after the judge (or the user) said so. What would fail again is the trial's result; everything else is raised, and Tune
+tries once more, from the trial's newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.capacity import Capacity
+from cluster.errors import BudgetSpent, HoneError, RunFailed
+from cluster.records import Metrics, Plan, TrainedWeights
+from cluster.runs import write_status
+from cluster.store import Store
+from trainers.loop import run_loop
+from trainers.planning import plan_within
+from trainers.prepared import Prepared
+from trainers.recorder import Recorder
+from trainers.train import Workers, read_outcome
+from trainers.train_worker import OUTCOME, Outcome, leave, loop_inputs, max_seconds
+from trainers.validation import EvaluationRecord
+from tuning.judge import EXPLODED, FULL, PROGRESS, VALUE, Verdicts
+from tuning.space import trial_job
+from tuning.trials import Assigned, trial_directory, trial_history
+
+if TYPE_CHECKING:
+    from cluster.spec import JobSpec
+    from trainers.loop_state import StepRecord
+
+FOLLOW_EVERY_S = 0.3
+RESULT = "result"
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What all trials of a run share; it travels to every trial. ``prepared`` has data sets' keys by ``shape_key``."""
+
+    run: str
+    home: str
+    job: JobSpec
+    prepared: Mapping[str, str]
+    capacity: Capacity
+    at_once: int
+    explodes_at: float
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """Where trials read whether to go on."""
+        return Verdicts(Store(self.home), self.run)
+
+    def data(self, job: JobSpec) -> Path:
+        """Return the prepared data set of a trial's job, verified when the search began."""
+        return Store(self.home).reading("data", self.prepared[shape_key(job)], verify=False)
+
+    def plan(self, job: JobSpec) -> Plan:
+        """Return the plan of a trial's job."""
+        return plan_within(job, Prepared(self.data(job)), Store(self.home), self.capacity, self.at_once)
+
+
+def shape_key(job: JobSpec) -> str:
+    """Return what decides which prepared data set a trial uses."""
+    return json.dumps([job.base, job.train.max_length])
+
+
+def run_trial(config: dict[str, Any], arena: Arena) -> None:
+    """Train as assigned, and report values by progress; the last report holds what became of it (``result``)."""
+    from ray import tune
+
+    assigned = Assigned(**config)
+    directory = trial_directory(Store(arena.home), arena.run, assigned.name)
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        job = trial_job(arena.job, assigned.values, assigned.seed)
+        plan = arena.plan(job)
+    except HoneError as error:
+        tune.report({RESULT: json.dumps({"failure": error.what}), PROGRESS: 0})
+        return
+    before = read_outcome(directory)
+    if before is None or before == Outcome():  # not begun, or stopped to go on
+        (directory / OUTCOME).unlink(missing_ok=True)
+        arena.verdicts.clear(assigned.name)
+        train = _train_here if plan.workers == 1 else _train_nested
+        train(arena, assigned, job, plan, directory)
+    tune.report(_last_report(arena, assigned, job, directory))
+
+
+def _last_report(arena: Arena, assigned: Assigned, job: JobSpec, directory: Path) -> dict[str, Any]:
+    """Return a trial's result: a finished training, a failure that would repeat, or neither where it was stopped."""
+    outcome = read_outcome(directory)
+    assert outcome is not None, "a training leaves its outcome or raises"
+    seen = evaluations(trial_history(Store(arena.home), arena.run, assigned.name), job.train.best_by)
+    if outcome.trained is not None:
+        return _report(outcome.trained.best_value, FULL) | {
+            RESULT: json.dumps({"trained": outcome.trained.model_dump()})
+        }
+    error = outcome.error()
+    steps = arena.plan(job).steps
+    step, value = (seen[-1].step, seen[-1].best) if seen else (0, None)
+    result: dict[str, Any] = {"step": step, "steps": steps}
+    if isinstance(error, RunFailed):
+        result["diverged"] = error.what
+    elif error is not None:
+        result["failure"] = error.what
+    if error is None:
+        (directory / OUTCOME).unlink()  # stopped, perhaps to go on
+    return _report(value, progress_of(step, steps)) | {RESULT: json.dumps(result)}
+
+
+def _report(value: float | None, progress: int) -> dict[str, Any]:
+    return {PROGRESS: progress} | ({} if value is None or not isfinite(value) else {VALUE: value})
+
+
+def progress_of(step: int, steps: int) -> int:
+    """Return how much of its own full budget a trial has done, in thousandths."""
+    return round(FULL * step / steps) if steps else 0
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether the metric that trials are compared by is better when it is lower."""
+    return metric in ("loss", "perplexity")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One evaluation of a trial: its value, and the best one so far."""
+
+    step: int
+    value: float
+    best: float
+    loss: float
+
+
+def evaluations(history: list[dict[str, float]], metric: str) -> list[Seen]:
+    """Return a curve's evaluations by step; values that are not finite count as none."""
+    found: list[Seen] = []
+    better = min if is_lower_better(metric) else max
+    for row in history:
+        value = row.get(f"validation_{metric}")
+        if value is not None and isfinite(value):
+            best = better(value, found[-1].best) if found else value
+            found.append(Seen(int(row["step"]), value, best, row["validation_loss"]))
+    return found
+
+
+class _Stopped(Exception):
+    """Leaves the loop of a one-worker trial at a report, without a checkpoint that nobody would go on from."""
+
+
+class Reporter(Recorder):
+    """A trial's curve and status on disk, its evaluations reported to Tune, and the verdict read after each."""
+
+    def __init__(self, arena: Arena, assigned: Assigned, directory: Path, metric: str, seconds: float) -> None:
+        store, self._name = Store(arena.home), assigned.name
+        self._verdicts = arena.verdicts
+        super().__init__(
+            f"{arena.run}/{assigned.name}",
+            directory,
+            partial(write_status, store),
+            stop_asked=lambda: self._verdicts.read(self._name) in ("interrupted", "budget"),
+            max_seconds=seconds,
+        )
+        self._metric, self._explodes_at = metric, arena.explodes_at
+        self._value: float | None = None
+        self._steps = 0
+
+    def on_step(self, record: StepRecord) -> None:
+        """Note a step."""
+        self._steps = record.steps
+        super().on_step(record)
+
+    def on_evaluation(self, record: EvaluationRecord) -> None:
+        """Report the best value so far; leave where the judge has ended the trial."""
+        from ray import tune
+
+        super().on_evaluation(record)
+        self._value = _better(self._value, record.metrics, self._metric)
+        exploded = not record.metrics["loss"] <= self._explodes_at
+        report = _report(self._value, progress_of(record.step, self._steps)) | {EXPLODED: exploded}
+        tune.report(report)
+        if record.step < self._steps and self._verdicts.read(self._name) not in (None, "interrupted"):
+            raise _Stopped
+
+
+def _better(best: float | None, metrics: Metrics, metric: str) -> float | None:
+    value = metrics[metric]
+    if not isfinite(value):
+        return best
+    if best is None:
+        return value
+    return min(best, value) if is_lower_better(metric) else max(best, value)
+
+
+def _train_here(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, directory: Path) -> None:
+    """Run the loop in this process, a world of one."""
+    import torch
+
+    from trainers.ranks import join_world
+
+    ranks = join_world()
+    if ranks.device.type == "cpu":
+        torch.set_num_threads(max(1, int(plan.cpus_per_worker)))
+    inputs = loop_inputs(job, plan, Prepared(arena.data(job)), directory)
+    reporter = Reporter(arena, assigned, directory, job.train.best_by, max_seconds(job, plan))
+    trained: TrainedWeights | None = None
+    try:
+        trained = run_loop(inputs, ranks, reporter)
+    except _Stopped:
+        pass
+    except RunFailed as error:
+        leave(Outcome.failed(error), directory)
+        return
+    finally:
+        reporter.close()
+    leave(_ended(trained, arena, assigned), directory)
+
+
+def _ended(trained: TrainedWeights | None, arena: Arena, assigned: Assigned) -> Outcome:
+    """Return how a loop ended that raised nothing: one that stopped unasked has used up its time."""
+    if trained is None and arena.verdicts.read(assigned.name) is None:
+        return Outcome.failed(BudgetSpent("cluster.max_hours or max_cost is used up by this one training"))
+    return Outcome(trained=trained)
+
+
+def _train_nested(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, directory: Path) -> None:
+    """Put a worker group around the loop and report what its curve says while it trains."""
+    run, store = f"{arena.run}/{assigned.name}", Store(arena.home)
+    workers = Workers(arena.home, run, directory, job, plan, str(arena.data(job)))
+    attempt = f"{arena.run}-{uuid.uuid4().hex[:8]}"
+    trainer = workers.trainer(attempt, store.path("ray"))
+    raised: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 (raised again in the trial's thread)
+            raised.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    told = 0
+    try:
+        while thread.is_alive():
+            thread.join(FOLLOW_EVERY_S)
+            told = _tell(arena, assigned, job, plan, told)
+    finally:
+        shutil.rmtree(store.path("ray", attempt), ignore_errors=True)
+    outcome = read_outcome(directory)
+    if raised and (outcome is None or outcome.error() is None):
+        raise raised[0]
+    if outcome is not None and outcome.failure is None:
+        leave(_ended(outcome.trained, arena, assigned), directory)
+
+
+def _tell(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, told: int) -> int:
+    """Report the evaluations that the worker group has written down since, and return how many there are."""
+    from ray import tune
+
+    seen = evaluations(trial_history(Store(arena.home), arena.run, assigned.name), job.train.best_by)
+    for evaluation in seen[told:]:
+        exploded = not evaluation.loss <= arena.explodes_at
+        tune.report(_report(evaluation.best, progress_of(evaluation.step, plan.steps)) | {EXPLODED: exploded})
+    return len(seen)

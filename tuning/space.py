@@ -1,0 +1,184 @@
+"""A sweep block → what the search engine may suggest, where it begins, and the job that a suggestion stands for; pure.
+
+Values are suggested define-by-run, so that keys of an adapter are asked for only where the method has one. Two points
+are tried first: the job's own values, which every winner is compared with, and a prior from "LoRA Without Regret"
+(Schulman et al. 2025, https://thinkingmachines.ai/blog/lora/): LoRA's best learning rate is about ten times full
+tuning's and nearly independent of the rank. The engine's storage takes plain values only, so an option that is a list
+travels as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from math import isclose
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic import JsonValue
+
+from cluster.jobfile import derived_job
+from cluster.spec import MinMax
+from cluster.sweep_spec import Choice, Dimension, Integers
+from cluster.train_spec import LEARNING_RATES, Method
+
+if TYPE_CHECKING:
+    from cluster.spec import JobSpec
+
+METHOD, RATE = "train.method", "train.learning_rate"
+PACKED = "json:"
+MAX_RATE = 1.0
+Values = dict[str, JsonValue]
+Plain = None | bool | int | float | str
+
+
+class Suggester(Protocol):
+    """What of an Optuna trial suggests values."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Return a number between two bounds."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Return a whole number between two bounds."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: list[Plain]) -> Plain:
+        """Return one of the choices."""
+        ...
+
+
+def suggestions(job: JobSpec) -> Callable[[Suggester], None]:
+    """Return the job's space as a define-by-run function: it asks a trial for every key that applies to it."""
+    dimensions, own_method = _space(job), job.train.method
+    keys = sorted(dimensions, key=lambda key: key != METHOD)  # what the others depend on comes first
+
+    def suggest(trial: Suggester) -> None:
+        method: object = own_method
+        for key in keys:
+            if not _applies(key, str(method)):
+                continue
+            value = _asked(trial, key, dimensions[key])
+            if key == METHOD:
+                method = value
+
+    return suggest
+
+
+def _asked(trial: Suggester, key: str, found: Dimension) -> object:
+    if isinstance(found, Choice):
+        return trial.suggest_categorical(key, [packed(option) for option in found.options])
+    if isinstance(found, Integers):
+        return trial.suggest_int(key, found.low, found.high)
+    return trial.suggest_float(key, found.low, found.high, log=found.log)
+
+
+def _applies(key: str, method: str) -> bool:
+    return not key.startswith("train.lora.") or method != "full"
+
+
+def _space(job: JobSpec) -> dict[str, Dimension]:
+    assert job.sweep is not None, "a job with a sweep block"
+    return job.sweep.dimensions()
+
+
+def packed(option: JsonValue) -> Plain:
+    """Return an option as the search engine's storage takes it."""
+    return PACKED + json.dumps(option) if isinstance(option, (list, dict)) else option
+
+
+def unpacked(value: Plain) -> JsonValue:
+    """Return what ``packed`` was given."""
+    return json.loads(value.removeprefix(PACKED)) if isinstance(value, str) and value.startswith(PACKED) else value
+
+
+def grid(job: JobSpec) -> dict[str, list[Plain]]:
+    """Return the options of every key of a space of choices."""
+    return {
+        key: [packed(option) for option in found.options]
+        for key, found in _space(job).items()
+        if isinstance(found, Choice)
+    }
+
+
+def trial_job(job: JobSpec, values: Mapping[str, Plain], seed: int | None = None) -> JobSpec:
+    """Return the training that suggested values stand for, with another seed where one is given.
+
+    Where the method differs from the job's and no learning rate was suggested, the job's own moves with the method by
+    the ratio of the defaults. Of a range of workers a trial has the fewest: others would wait for what it grew into.
+    Raises JobFileError for values that a job may not have.
+    """
+    changed: Values = {key: unpacked(value) for key, value in values.items()}
+    if isinstance(job.cluster.workers, MinMax):
+        changed["cluster.workers"] = job.cluster.workers.min
+    if METHOD in changed and RATE not in changed:
+        changed[RATE] = moved_rate(job.train.learning_rate, job.train.method, _method(str(changed[METHOD])))
+    if seed is not None:
+        changed["train.seed"] = seed
+    return derived_job(job, changed)
+
+
+def moved_rate(rate: float, before: Method, after: Method) -> float:
+    """Return a learning rate that suits one method as a rate of another method does: ten to one for LoRA."""
+    return min(MAX_RATE, rate * LEARNING_RATES[after] / LEARNING_RATES[before])
+
+
+def own_values(job: JobSpec) -> Values:
+    """Return what the job itself sets for every swept key that applies to its method."""
+    settings = job.model_dump(mode="json")
+    settings["train"].setdefault("max_length", job.train.max_length)
+    return {key: _at(settings, key) for key in _space(job) if _applies(key, job.train.method)}
+
+
+def _at(settings: Mapping[str, object], key: str) -> JsonValue:
+    found: object = settings
+    for part in key.split("."):
+        assert isinstance(found, dict), key
+        found = found[part]
+    return found  # pyright: ignore[reportReturnType] (a dumped job is JSON)
+
+
+def own_point(job: JobSpec) -> dict[str, Plain] | None:
+    """Return the job's own values as a point of its space; None where one of them lies outside."""
+    dimensions, own = _space(job), own_values(job)
+    if not all(_inside(dimensions[key], value) for key, value in own.items()):
+        return None
+    return {key: packed(value) for key, value in own.items()}
+
+
+def warm_starts(job: JobSpec) -> list[dict[str, Plain]]:
+    """Return the points to try before any search: the job's own values, then the prior on the learning rate."""
+    dimensions, own = _space(job), own_values(job)
+    points = [own, *_prior(job, dimensions, own)]
+    found: list[dict[str, Plain]] = []
+    for point in points:
+        inside = {key: packed(value) for key, value in point.items() if _inside(dimensions[key], value)}
+        if inside and inside not in found:
+            found.append(inside)
+    return found
+
+
+def _prior(job: JobSpec, dimensions: Mapping[str, Dimension], own: Values) -> list[Values]:
+    """Return the job's values under the other method with its rate moved, or under the method's usual rate."""
+    if RATE not in dimensions:
+        return []
+    methods = dimensions.get(METHOD)
+    if isinstance(methods, Choice):
+        others: list[Method] = [_method(str(option)) for option in methods.options if option != job.train.method]
+        rate, before = job.train.learning_rate, job.train.method
+        return [own | {METHOD: after, RATE: moved_rate(rate, before, after)} for after in others]
+    usual = LEARNING_RATES[job.train.method]
+    if isclose(usual, job.train.learning_rate) or not _inside(dimensions[RATE], usual):
+        return []
+    return [own | {RATE: usual}]
+
+
+def _inside(found: Dimension, value: JsonValue) -> bool:
+    if isinstance(found, Choice):
+        return any(type(option) is type(value) and option == value for option in found.options)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return found.low <= value <= found.high
+
+
+def _method(name: str) -> Method:
+    return next(method for method in LEARNING_RATES if method == name)

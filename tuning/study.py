@@ -1,0 +1,204 @@
+"""The Optuna study behind a sweep: its storage, its sampler, and the bookkeeping that makes a sweep resumable.
+
+The study lies in a real storage (``HONE_HOME/optuna.db``, or PostgreSQL's schema ``hone_optuna``) under the run's id,
+so `optuna-dashboard` opens it. It is the truth about what has been tried: a trial is told when it ends, and whoever
+goes on with a run finds trials that nobody is running any more, marks them superseded and queues the same values
+again, to go on in the same directory. Superseded trials count for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from tuning.judge import PROGRESS, VALUE
+from tuning.space import grid, suggestions, unpacked, warm_starts
+from tuning.trials import TRIALS, Assigned
+
+if TYPE_CHECKING:
+    from cluster.session import Settings
+    from cluster.spec import JobSpec
+
+STARTUP_TRIALS = 5
+"""Trials before TPE models anything, warm starts among them; Optuna's 10 would be most of a small sweep."""
+CONVERGED_AFTER = 12
+SUPERSEDED, DIRECTORY = "superseded", "directory"
+
+
+def open_study(job: JobSpec, run: str, settings: Settings, mode: str) -> optuna.Study:
+    """Return the run's study, made now unless it is there."""
+    quiet_optuna()
+    with settings.making_tables("optuna") as url:
+        storage = optuna.storages.RDBStorage(url)
+        return optuna.create_study(
+            storage=storage,
+            study_name=run,
+            direction=StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE,
+            load_if_exists=True,
+        )
+
+
+def quiet_optuna() -> None:
+    """Silence Optuna's line a trial, and its migrations'."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _experimental() -> Generator[None]:
+    """Use what Optuna 5 calls experimental, or deprecated for its version 6 (the terminator), without its notices."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+class WholeGrid(GridSampler):
+    """Every point of a grid, ended by whoever counts the trials and not by the sampler, which would raise."""
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        """Nothing."""
+
+
+def sampler_of(job: JobSpec, num_tried: int) -> BaseSampler:
+    """Return who suggests values; one that goes on after ``num_tried`` trials does not repeat its first draws."""
+    assert job.sweep is not None, "a job with a sweep block"
+    seed = (job.sweep.seed + num_tried) % 2**32
+    if job.sweep.search == "random":
+        return RandomSampler(seed=seed)
+    if job.sweep.search == "grid":
+        return WholeGrid(grid(job), seed=job.sweep.seed)
+    with _experimental():
+        if job.sweep.search == "gp":
+            return GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
+        return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True)
+
+
+def queue_warm_starts(study: optuna.Study, job: JobSpec) -> None:
+    """Let the job's own values and the prior be tried first; a grid has them where they lie on it."""
+    assert job.sweep is not None, "a job with a sweep block"
+    if job.sweep.search != "grid" and not study.get_trials(deepcopy=False):
+        for point in warm_starts(job)[: job.sweep.trials]:
+            study.enqueue_trial(point)
+
+
+def take_back(study: optuna.Study) -> list[int]:
+    """Queue again what nobody is running any more, and return the numbers of those trials (at a resume)."""
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in left:
+        supersede(study, trial)
+        study.enqueue_trial(trial.params, user_attrs={DIRECTORY: directory_of(trial)})
+    return [trial.number for trial in left]
+
+
+def supersede(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Mark a trial as one that counts for nothing, because its values are tried again."""
+    study._storage.set_trial_user_attr(trial._trial_id, SUPERSEDED, True)  # pyright: ignore[reportPrivateUsage]
+    study.tell(trial.number, state=TrialState.FAIL)
+
+
+def directory_of(trial: FrozenTrial) -> str:
+    """Return the directory of a trial: its own, or that of the trial which it goes on with."""
+    return str(trial.user_attrs.get(DIRECTORY, f"{TRIALS}/{trial.number}"))
+
+
+def counted(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that have ended and count."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    return [trial for trial in study.get_trials(deepcopy=False, states=ended) if not trial.user_attrs.get(SUPERSEDED)]
+
+
+def has_converged(study: optuna.Study) -> bool:
+    """Return whether Optuna expects no further gain (Ishibashi et al. 2023, arXiv 2301.12290, in its EMMR form)."""
+    with _experimental():
+        from optuna.terminator import EMMREvaluator, MedianErrorEvaluator, Terminator
+
+        improvement = EMMREvaluator(seed=0)
+        error = MedianErrorEvaluator(improvement, warm_up_trials=0, n_initial_trials=CONVERGED_AFTER)
+        return Terminator(improvement, error, min_n_trials=CONVERGED_AFTER).should_terminate(study)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended, in the study's words; no value for a failure."""
+
+    state: TrialState
+    value: float | None = None
+
+
+class StudySearch(OptunaSearch):
+    """Ray Tune's Optuna search over a run's study, told what really became of each trial.
+
+    ``ending`` says that of a trial's last report, ``is_over`` whether no further trial shall begin.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        job: JobSpec,
+        mode: str,
+        ending: Callable[[Assigned, Mapping[str, Any]], Ending | None],
+        is_over: Callable[[], bool],
+    ) -> None:
+        tried = len(study.get_trials(deepcopy=False))
+        super().__init__(
+            space=suggestions(job),
+            metric=VALUE,
+            mode=mode,
+            sampler=sampler_of(job, tried),
+            study_name=study.study_name,
+            storage=study._storage,  # pyright: ignore[reportPrivateUsage] (there is no other way to share it)
+        )
+        self._ending = ending
+        self._is_over = is_over
+        self._assigned: dict[str, Assigned] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | Any:
+        """Return a trial's configuration: its number, its directory and its values."""
+        if self._is_over():
+            return Searcher.FINISHED
+        with warnings.catch_warnings():  # a Gaussian process thinks for more than a second, which is not the space
+            warnings.filterwarnings("ignore", message="Define-by-run function")
+            suggested = super().suggest(trial_id)
+        assert isinstance(suggested, dict), "a study always suggests"
+        trial = self._ot_trials[trial_id]
+        frozen = trial.study._storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
+        self._assigned[trial_id] = Assigned(directory_of(frozen), trial.number, suggested, None)
+        return asdict(self._assigned[trial_id])
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Report a value at a trial's progress, once: a trial that was tried again comes by the same places twice."""
+        trial = self._ot_trials[trial_id]
+        known = trial.study._storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
+        if result.get(VALUE) is not None and result[PROGRESS] not in known.intermediate_values:
+            trial.report(result[VALUE], result[PROGRESS])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study how a trial ended; one that was interrupted stays open for the next session to take back."""
+        ending = Ending(TrialState.FAIL) if error else self._ending(self._assigned[trial_id], result or {})
+        if ending is not None:
+            study = self._ot_trials[trial_id].study
+            study.tell(self._ot_trials[trial_id], ending.value, state=ending.state)
+        self._completed_trials.add(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the study is in its storage already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see ``save``."""
+
+
+def values_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's values as the job's keys take them."""
+    return {key: unpacked(value) for key, value in trial.params.items()}

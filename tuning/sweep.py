@@ -1,0 +1,256 @@
+"""The search stage: a job with a sweep block → trials in a study, each judged while it trains, and the best of them.
+
+Ray Tune runs the trials, Optuna suggests their values, Ray's own scheduler judges them (``tuning.judge``). Whatever
+ends the search early, what was tried stays in the study and in the trials' directories: `hone resume` runs exactly
+what is missing. Everything that cannot work is refused before the run exists.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from math import exp, log
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+
+from cluster.errors import JobFileError, RunFailed, RunStopped
+from cluster.jobfile import derived_job
+from cluster.pipeline import SEARCHED
+from cluster.runs import clear_stop, stop_requested
+from cluster.sweep_spec import Choice
+from trainers.planning import capacity
+from trainers.prepared import VALIDATION
+from tuning.driver import Driver
+from tuning.judge import judge_of
+from tuning.objective import Arena, is_lower_better, shape_key
+from tuning.study import (
+    Ending,
+    StudySearch,
+    counted,
+    directory_of,
+    has_converged,
+    open_study,
+    queue_warm_starts,
+    take_back,
+)
+from tuning.trials import TRIALS, TrialRecord, best_trials, read_trials
+from tuning.tuner import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import optuna
+    from pydantic import JsonValue
+
+    from cluster.pipeline import RunContext
+    from cluster.progress import Progress
+    from cluster.session import Settings
+    from cluster.spec import JobSpec, SweepSpec
+    from trainers.prepare import Ready
+
+SHAPING = ("base", "train.max_length")
+"""Keys of which every value needs a prepared data set of its own."""
+PLANNED = (*SHAPING, "train.method")
+EXPLODES_AT = 2.0
+"""A validation loss above this many times that of a uniform guess counts as diverged."""
+ENDED_BY = {
+    "": "its trials were used up",
+    "budget": "its time or money was used up",
+    "converged": "no better value was to be expected",
+    "interrupted": "it was stopped",
+}
+WORST_SCORE = -1.0
+"""The value of a trial that diverged, where scores lie in 0..1."""
+
+
+def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
+    """Prepare and plan the job, and every variant of it that its space holds; nothing of the run exists yet.
+
+    Raises what ``trainers.prepare.ready`` raises, for the first variant that cannot work.
+    """
+    from trainers.prepare import ready as ready_one
+
+    found = ready_one(job, settings, progress)
+    held = found.report.splits.get(VALIDATION)
+    if held is None or not held.rows:
+        remedy = "set data.split.validation above 0, or name a file: data.validation"
+        raise JobFileError("trials are compared on validation rows, and there are none", remedy, "data")
+    for variant in variants(job):
+        ready_one(variant, settings, progress)
+    return found
+
+
+def variants(job: JobSpec) -> Iterator[JobSpec]:
+    """Yield the job under every combination of base, length and method in its space; none where it varies none."""
+    sweep = sweep_of(job)
+    options: dict[str, tuple[JsonValue, ...]] = {}
+    for key, dimension in sweep.dimensions().items():
+        if key in PLANNED:
+            if not isinstance(dimension, Choice):
+                what = f"{key} is a range, and every value of it needs a data set of its own"
+                raise JobFileError(what, "write it as choice(A, B, ..)", f"sweep.space.{key}")
+            options[key] = dimension.options
+    for values in product(*options.values()) if options else ():
+        yield derived_job(job, dict(zip(options, values, strict=True))).model_copy(update={"sweep": sweep})
+
+
+def sweep_of(job: JobSpec) -> SweepSpec:
+    """Return the job's sweep block, which it has."""
+    assert job.sweep is not None, "a job with a sweep block"
+    return job.sweep
+
+
+def mode_of(job: JobSpec) -> str:
+    """Return ``min`` or ``max``: where the values that trials are compared by are better."""
+    return "min" if is_lower_better(job.train.best_by) else "max"
+
+
+def run(ctx: RunContext) -> None:
+    """Run the missing trials and leave ``runs/RUN/search.json``.
+
+    Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
+    """
+    clear_stop(ctx.store, ctx.run)
+    arena, study = arena_of(ctx), open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job))
+    queue_warm_starts(study, ctx.job)
+    take_back(study)
+    missing = wanted(ctx.job) - len(counted(study))
+    ended = _search(ctx, arena, study, missing) if missing > 0 else ENDED_BY[""]
+    if stop_requested(ctx.store, ctx.run):
+        raise RunStopped("stopped, as asked; trials that were running go on later", f"hone resume {ctx.run}")
+    trials = read_trials(ctx.store, ctx.run)
+    ctx.store.put_json(summary(ctx, trials) | {"ended": ended}, "runs", ctx.run, SEARCHED)
+
+
+def wanted(job: JobSpec) -> int:
+    """Return how many trials the search shall have."""
+    sweep = sweep_of(job)
+    return min(sweep.trials, sweep.grid_size) if sweep.search == "grid" else sweep.trials
+
+
+def arena_of(ctx: RunContext) -> Arena:
+    """Return what all trials share: the prepared data sets, the capacity, and when a loss has exploded."""
+    from cluster.resources import trials_at_once
+
+    job, found = ctx.job, capacity(ctx.settings)
+    jobs = [job, *variants(job)]
+    return Arena(
+        run=ctx.run,
+        home=ctx.settings.home,
+        job=job,
+        prepared=dict(_prepared(ctx, jobs)),
+        capacity=found,
+        at_once=trials_at_once(job.cluster, sweep_of(job), found),
+        explodes_at=EXPLODES_AT * log(max(_vocabulary(job.base) for job in jobs)),
+    )
+
+
+def _prepared(ctx: RunContext, jobs: list[JobSpec]) -> Iterator[tuple[str, str]]:
+    """Yield the key of every prepared data set (verified), found in the store where the data stage made it."""
+    from trainers.prepare import prepare
+
+    yield shape_key(jobs[0]), ctx.data()["prepared"]
+    seen = {shape_key(jobs[0])}
+    for job in jobs[1:]:
+        if shape_key(job) not in seen:
+            seen.add(shape_key(job))
+            key = prepare(job, ctx.store, ctx.progress)
+            ctx.store.reading("data", key)
+            yield shape_key(job), key
+
+
+def _vocabulary(base: str) -> int:
+    from transformers import AutoConfig
+
+    return int(AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config().vocab_size)
+
+
+def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:
+    """Run the missing trials, and return why the search ended."""
+    job, mode = ctx.job, mode_of(ctx.job)
+    sweep = sweep_of(job)
+    driver = Driver(ctx, arena, TRIALS, wanted(job))
+    judge = judge_of(sweep, job.train, arena.verdicts, mode)
+    for trial in counted(study):
+        judge.remember(directory_of(trial), trial.intermediate_values)
+
+    def ending(record: TrialRecord) -> Ending | None:
+        return study_ending(record, penalty(job, arena))
+
+    def is_over() -> bool:
+        if sweep.until_converged and not driver.is_over() and has_converged(study):
+            driver.end("converged")
+        return driver.is_over()
+
+    searcher = StudySearch(study, job, mode, lambda assigned, result: ending(driver.ended(assigned, result)), is_over)
+    how = f"{arena.at_once} at once, by {sweep.search}, pruned by {sweep.prune}"
+    ctx.progress.say(f"search: {missing} of {wanted(job)} trials, {how}")
+    drive(driver, searcher, judge, missing)
+    return ENDED_BY[driver.why_over]
+
+
+def study_ending(record: TrialRecord, worst: float) -> Ending | None:
+    """Return how the study is told of a trial: divergence as a value worse than any real one, an interruption not."""
+    match record.state:
+        case "complete":
+            return Ending(TrialState.COMPLETE, record.value)
+        case "pruned":
+            return Ending(TrialState.PRUNED)
+        case "diverged":
+            return Ending(TrialState.COMPLETE, worst)
+        case "failed":
+            return Ending(TrialState.FAIL)
+        case "interrupted":
+            return None
+
+
+def penalty(job: JobSpec, arena: Arena) -> float:
+    """Return a finite value that is worse than any trial's real one: those beyond ``explodes_at`` count as diverged."""
+    match job.train.best_by:
+        case "loss":
+            return arena.explodes_at
+        case "perplexity":
+            return exp(arena.explodes_at)
+        case _:
+            return WORST_SCORE
+
+
+def summary(ctx: RunContext, trials: list[TrialRecord]) -> dict[str, Any]:
+    """Return what the search found, for the result's JSON. Raises RunFailed where nothing was worth anything."""
+    mode = mode_of(ctx.job)
+    best = best_trials(trials, mode, 1, ("complete",)) or best_trials(trials, mode, 1, ("pruned",))
+    if not best:
+        raise RunFailed(*nothing_found(trials))
+    return {
+        "study": ctx.run,
+        "trials": len(trials),
+        "pruned": sum(trial.state == "pruned" for trial in trials),
+        "failed": sum(trial.state in ("diverged", "failed") for trial in trials),
+        "best": {"params": best[0].values, "value": best[0].value},
+        "trial": best[0].number,
+    }
+
+
+def nothing_found(trials: list[TrialRecord]) -> tuple[str, str]:
+    """Return why no trial can win, and what to change."""
+    diverged = [trial for trial in trials if trial.state == "diverged"]
+    failed = [trial for trial in trials if trial.state == "failed"]
+    if not trials:
+        return "no trial has ended", "raise sweep.max_hours or sweep.max_cost and resume"
+    what = f"of {len(trials)} trials {len(diverged)} diverged and {len(failed)} failed, none can win"
+    if diverged:
+        return f"{what}: {diverged[-1].why}", "lower the learning rates in sweep.space"
+    return f"{what}: {trials[-1].why}", "mend the cause; `hone sweep` begins anew"
+
+
+def winner_data(arena: Arena, job: JobSpec) -> dict[str, Any]:
+    """Return the data stage's document as the winner's job has it: its own plan, and its own data set and report."""
+    from trainers.prepare import report_of
+    from trainers.prepared import Prepared
+
+    prepared = Prepared(arena.data(job))
+    return {
+        "check": report_of(prepared, arena.plan(job)).model_dump(mode="json"),
+        "prepared": arena.prepared[shape_key(job)],
+        "data_hash": prepared.record.data_hash,
+    }

@@ -1,0 +1,124 @@
+"""Ray Tune around a searcher and a judge, with its own reporters, loggers and restore switched off.
+
+A trial's curve and record lie in its directory, the study knows what is missing, and one compact table tells the user
+(``tuning.driver``). A trial of one worker takes that worker's processors; one of several takes none for its driver,
+which only waits, while Ray Train reserves the workers'. So a cluster can be filled to the last processor.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from cluster.runs import request_stop
+from cluster.session import environment
+from cluster.stopping import stop_on_signal
+from trainers.train import in_thread
+from tuning.driver import Driver
+from tuning.judge import Judge
+from tuning.objective import Arena, run_trial
+from tuning.trials import Assigned
+
+if TYPE_CHECKING:
+    from ray.tune.search import Searcher
+
+    from cluster.pipeline import RunContext
+    from cluster.records import Plan
+
+LOOK_EVERY_S = 0.5
+RETRIES = 1
+QUIET_TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new reporter prints its configuration at any verbosity
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverges at once has no value
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # causes are in the table
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the study is the truth
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+
+
+class Callbacks(tune.Callback):
+    """Tune's events, handed to the driver."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        """A trial trains."""
+        self._driver.started(Assigned(**trial.config))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_info: Any
+    ) -> None:
+        """A trial reported."""
+        self._driver.reported(Assigned(**trial.config), result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
+        """A trial failed for good."""
+        self._driver.failed(Assigned(**trial.config), trial.get_pickled_error())
+
+
+def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None:
+    """Run that many trials to their end; returns early, with what there is, where the search is over before."""
+    ctx, arena = driver.ctx, driver.arena
+    attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(LOOK_EVERY_S):
+            driver.look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    with environment(QUIET_TUNE), stop_on_signal(partial(_ask_to_stop, ctx)):
+        watcher.start()
+        try:
+            tuner = _tuner(driver, arena, searcher, judge, trials, attempt, ctx.store.path("ray"))
+            in_thread(tuner.fit)
+        finally:
+            stop.set()
+            watcher.join()
+            driver.show(at_once=True)
+            ctx.progress.close()
+            shutil.rmtree(ctx.store.path("ray", attempt), ignore_errors=True)
+
+
+def _tuner(
+    driver: Driver, arena: Arena, searcher: Searcher, judge: Judge, trials: int, attempt: str, storage: str
+) -> tune.Tuner:
+    trainable = tune.with_resources(tune.with_parameters(run_trial, arena=arena), resources_of(driver.ctx.plan()))
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=judge,
+            num_samples=trials,
+            max_concurrent_trials=arena.at_once,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=attempt,
+            storage_path=storage,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[Callbacks(driver)],
+        ),
+    )
+
+
+def resources_of(plan: Plan) -> dict[str, float]:
+    """Return what Tune reserves for a trial: its worker, or next to nothing for one that waits for a worker group."""
+    if plan.workers > 1:
+        return {"CPU": 0, "memory": 1.0}  # a request must not be empty
+    return {"CPU": plan.cpus_per_worker, **({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})}
+
+
+def _ask_to_stop(ctx: RunContext) -> None:
+    ctx.progress.say("stopping the trials; once more leaves at once")
+    request_stop(ctx.store, ctx.run)
