@@ -183,7 +183,8 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
         return driver.is_over()
 
     searcher = StudySearch(study, job, mode, lambda assigned, result: ending(driver.ended(assigned, result)), is_over)
-    how = f"{arena.at_once} at once, by {sweep.search}, pruned by {sweep.prune}"
+    pruned = "none pruned" if sweep.prune == "none" else f"pruned by {sweep.prune}"
+    how = f"{arena.at_once} at once, by {sweep.search}, {pruned}"
     ctx.progress.say(f"search: {missing} of {wanted(job)} trials, {how}")
     drive(driver, searcher, judge, missing)
     return ENDED_BY[driver.why_over]
