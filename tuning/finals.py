@@ -2,8 +2,8 @@
 
 With one finalist that has run its full budget nothing is trained again: its weights are the winner's. Otherwise the
 best of the search, and the job's own values to compare with, are trained at their full budget with the same other
-seeds (``tuning.contest``). The winner's job is written down as ``winner.yaml``, its plan and data as ``winner.json``, its
-best seed's weights as the run's training, so that every later stage sees a training like any other.
+seeds (``tuning.contest``). The winner's job is written down as ``winner.yaml``, its plan and data as ``winner.json``,
+its best seed's weights as the run's training, so that every later stage sees a training like any other.
 """
 
 from __future__ import annotations
