@@ -170,7 +170,7 @@ def _through(ctx: RunContext) -> TrainResult:
 
 def as_trained(ctx: RunContext) -> RunContext:
     """Return the context of the stages after a sweep, whose job and data are the winner's; any other one as it is."""
-    if ctx.job.sweep is None or not ctx.store.is_committed(RUNS, ctx.run, "train"):
+    if not (ctx.store.exists(RUNS, ctx.run, WINNER) and ctx.store.is_committed(RUNS, ctx.run, "train")):
         return ctx
     return replace(ctx, job=load_job(Path(ctx.store.path(RUNS, ctx.run, WINNER))), document=WINNER_DATA)
 
