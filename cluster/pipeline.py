@@ -37,7 +37,8 @@ CHECK_PAGE = "check.html"
 REPORT_PAGE = "report.html"
 SWEEP_PAGE = "sweep.html"
 SEARCHED = "search.json"
-WINNER = "winner.yaml"
+DATA_JSON = "data.json"
+WINNER, WINNER_DATA = "winner.yaml", "winner.json"
 SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best")
 MAY_DIFFER = ("cluster.", "sweep.trials=", "sweep.max_hours=", "sweep.max_cost=")
 
@@ -73,7 +74,10 @@ SWEEP: tuple[Stage, ...] = (
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every stage is handed: the run, its job, and where its artifacts and messages go."""
+    """What every stage is handed: the run, its job, and where its artifacts and messages go.
+
+    ``document`` names what the data stage left for this job.
+    """
 
     run: str
     job: JobSpec
@@ -81,10 +85,11 @@ class RunContext:
     store: Store
     registry: Registry
     progress: Progress
+    document: str = DATA_JSON
 
     def data(self) -> dict[str, Any]:
         """Return what the data stage left: the check report, the prepared set's key and the data's hash."""
-        return self.store.get_json(RUNS, self.run, "data.json")
+        return self.store.get_json(RUNS, self.run, self.document)
 
     def check(self) -> CheckReport:
         """Return the audit, split sizes and plan of this run."""
@@ -164,11 +169,10 @@ def _through(ctx: RunContext) -> TrainResult:
 
 
 def as_trained(ctx: RunContext) -> RunContext:
-    """Return the context of the stages after a sweep, whose job is the winner's; any other one as it is."""
-    path = Path(ctx.store.path(RUNS, ctx.run, WINNER))
-    if ctx.job.sweep is None or not ctx.store.is_committed(RUNS, ctx.run, "train"):
+    """Return the context of the stages after a sweep, whose job and data are the winner's; any other one as it is."""
+    if not (ctx.store.exists(RUNS, ctx.run, WINNER) and ctx.store.is_committed(RUNS, ctx.run, "train")):
         return ctx
-    return replace(ctx, job=load_job(path))
+    return replace(ctx, job=load_job(Path(ctx.store.path(RUNS, ctx.run, WINNER))), document=WINNER_DATA)
 
 
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, now: datetime) -> RunContext:
@@ -193,7 +197,7 @@ def _keep_data(ctx: RunContext, ready: Any) -> None:
         "prepared": ready.prepared,
         "data_hash": ready.data_hash,
     }
-    ctx.store.put_json(document, RUNS, ctx.run, "data.json")
+    ctx.store.put_json(document, RUNS, ctx.run, DATA_JSON)
     ctx.store.put_text(ready.page, RUNS, ctx.run, CHECK_PAGE)
 
 

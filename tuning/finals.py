@@ -2,8 +2,8 @@
 
 With one finalist that has run its full budget nothing is trained again: its weights are the winner's. Otherwise the
 best of the search, and the job's own values to compare with, are trained at their full budget with the same other
-seeds (``tuning.contest``). The winner's job is written down as ``winner.yaml``, its plan and data as the run's, its
-best seed's weights as the run's training, so that every later stage sees a training like any other.
+seeds (``tuning.contest``). The winner's job is written down as ``winner.yaml``, its plan and data as ``winner.json``,
+its best seed's weights as the run's training, so that every later stage sees a training like any other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
-from cluster.pipeline import WINNER
+from cluster.pipeline import WINNER, WINNER_DATA
 from cluster.runs import RUNS, clear_stop, stop_requested
 from trainers.rates import keep_rate
 from trainers.train import commit_weights
@@ -151,10 +151,10 @@ def _contenders(runs: list[TrialRecord], num_seeds: int) -> list[Contender]:
 
 
 def _settle(ctx: RunContext, arena: Arena, winner: TrialRecord) -> None:
-    """Write down the winner's job, its plan and its data as the run's own; the later stages read them."""
+    """Write down the winner's job with its plan and its data, which the later stages read instead of the sweep's."""
     job = trial_job(ctx.job, _packed(winner.values), winner.seed)
     ctx.store.put_text(dump_job(job), RUNS, ctx.run, WINNER)
-    ctx.store.put_json(winner_data(arena, job), RUNS, ctx.run, "data.json")
+    ctx.store.put_json(winner_data(arena, job), RUNS, ctx.run, WINNER_DATA)
     ctx.registry.log_params(ctx.run, {f"winner.{key}": value for key, value in winner.values.items()})
 
 

@@ -139,9 +139,10 @@ def _head(done: FinishedSweep) -> Markup:
         Tile(duration(seconds), "in trials", f"{duration(seconds / max(1, len(done.trials)))} each"),
     ]
     values = done.winner.values.items()
+    pruning = "none pruned" if sweep.prune == "none" else f"pruned by {sweep.prune}"
     told: list[tuple[str, Cell]] = [
         ("study", element("code", done.run)),
-        ("searched by", f"{sweep.search}, pruned by {sweep.prune}, seed {sweep.seed}"),
+        ("searched by", f"{sweep.search}, {pruning}, seed {sweep.seed}"),
         ("ended because", done.searched["ended"]),
         *((key.removeprefix("train."), element("code", number_text(value))) for key, value in values),
     ]

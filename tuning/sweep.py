@@ -18,6 +18,7 @@ from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
 from cluster.runs import clear_stop, stop_requested
 from cluster.sweep_spec import Choice
+from trainers.loop import steps_between
 from trainers.planning import capacity
 from trainers.prepared import VALIDATION
 from tuning.driver import Driver
@@ -183,8 +184,12 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
         return driver.is_over()
 
     searcher = StudySearch(study, job, mode, lambda assigned, result: ending(driver.ended(assigned, result)), is_over)
-    how = f"{arena.at_once} at once, by {sweep.search}, pruned by {sweep.prune}"
+    pruned = "none pruned" if sweep.prune == "none" else f"pruned by {sweep.prune}"
+    how = f"{arena.at_once} at once, by {sweep.search}, {pruned}"
     ctx.progress.say(f"search: {missing} of {wanted(job)} trials, {how}")
+    plan = ctx.plan()
+    if sweep.prune != "none" and steps_between(job.train.eval_every, plan.steps_per_epoch) >= plan.steps:
+        ctx.progress.say("search: trials are scored at their end only, so none can be pruned: lower train.eval_every")
     drive(driver, searcher, judge, missing)
     return ENDED_BY[driver.why_over]
 

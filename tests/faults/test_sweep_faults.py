@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +145,38 @@ def test_terminated_it_stops_its_trials_and_goes_on_with_them_where_they_were(sw
         history = (again.home / "runs" / again.run / record.name / "history.jsonl").read_text().splitlines()
         seen = [json.loads(line)["step"] for line in history if '"loss"' in line]
         assert seen == list(range(1, record.trained.steps + 1)), f"no step twice, none left out after {step}"
+
+
+UNDER_A_RAY = """
+import sys, time, ray
+from cluster.cli import main
+ray.init(num_cpus=2, include_dashboard={dashboard}, log_to_driver=False, logging_level="ERROR")
+code = main(sys.argv[1:])
+deadline = time.monotonic() + 20
+while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
+    time.sleep(0.2)
+assert ray.available_resources()["CPU"] == 2, ray.available_resources()
+ray.shutdown()
+sys.exit(code)
+"""
+
+
+@slow
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_trials_of_two_workers_on_two_processors_end_with_and_without_a_dashboard(sweep: Job, dashboard: bool) -> None:
+    """What hung for ever when pruned trials were killed (ray#54305): every processor is taken by a pruned trial."""
+    home = sweep.folder / f"dashboard-{dashboard}"
+    settings = ["cluster.workers=2", "train.epochs=4", "sweep.prune=asha", "sweep.trials=3", "sweep.grace=0.4"]
+    arguments = ["sweep", str(sweep.path), "--json", *(part for text in settings for part in ("--set", text))]
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_A_RAY.format(dashboard=dashboard), *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HONE_HOME": str(home), "RAY_TRAIN_V2_ENABLED": "1"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["trials"], found["failed"]) == (3, 0)
+    assert found["pruned"] >= 1
