@@ -105,7 +105,7 @@ def _varied_text(data: AuditData, index: int) -> str:
 
 def synthetic_evidence(data: AuditData, synthetic_frac: float) -> list[Evidence]:
     """Return synthetic rows where they dominate training, and where they sit in a split that judges."""
-    synthetic = np.array([row.synthetic for row in data.rows], np.bool_)
+    synthetic = data.synthetic
     evidence: list[Evidence] = []
     made = data.train[synthetic[data.train]]
     if len(made) > synthetic_frac * len(data.train):
