@@ -35,13 +35,14 @@ class TokenCounts:
     """Tokens of every row before and after ``max_length`` cuts it, each array of shape (N,).
 
     ``lengths`` and ``targets`` count the whole row; ``kept_targets`` are the target tokens among the first
-    ``max_length``.
+    ``max_length``. ``readable`` is the most tokens that the base can read, where it has a bound.
     """
 
     lengths: NDArray[np.integer]
     targets: NDArray[np.integer]
     kept_targets: NDArray[np.integer]
     max_length: int
+    readable: int | None = None
 
 
 class _Traits(NamedTuple):
@@ -136,6 +137,8 @@ class Evidence:
     remedy: str
     unread: Sequence[str] = ()
     shown: Sequence[int] = field(default_factory=tuple[int, ...])
+    allowable: bool = True
+    """False where nobody can allow it: there is nothing to go on with."""
 
     @property
     def count(self) -> int:
@@ -150,7 +153,7 @@ class Evidence:
     def finding(self, rows: Sequence[Row], allow: Collection[str]) -> Finding:
         """Return the finding as it is printed; an error that ``allow`` names (or "*") is only a warning."""
         places = [rows[index].where for index in self.first] + list(self.unread)
-        allowed = self.severity == "error" and ("*" in allow or self.code in allow)
+        allowed = self.severity == "error" and self.allowable and ("*" in allow or self.code in allow)
         return Finding(
             code=self.code,
             severity="warning" if allowed else self.severity,

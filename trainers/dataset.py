@@ -6,7 +6,6 @@ all rows and copied split by split from the mapped file, so they are never all i
 
 from __future__ import annotations
 
-import random
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,23 +22,21 @@ from cluster.records import Finding, Fixed, SplitCount
 from trainers.audit import weighed
 from trainers.audit_evidence import AuditData, Evidence, TokenCounts
 from trainers.audit_fixes import fix_rows, refuse_emptied
-from trainers.duplicates import RowHashes
+from trainers.division import divide, drawn_rows, mix_names, split_names
 from trainers.excerpts import finding_examples, typical_row
 from trainers.first_look import looking
 from trainers.metrics import choose_metrics
-from trainers.minhash import NearPairs
 from trainers.prepared import TRAIN, VALIDATION, PreparedRecord, write_rows
-from trainers.report_records import FileRecord, Histogram, Lengths
+from trainers.report_records import Example, FileRecord, Histogram, Lengths
 from trainers.row_file import ChainedRows, PickedRows, RowFile
-from trainers.split_evidence import TEST, draw_evidence, emptied_evidence, num_wanted, unmet_evidence
-from trainers.splits import assign_splits, inseparable_groups
+from trainers.split_evidence import draw_evidence, emptied_evidence, unmet_evidence
 from trainers.tasks import refuse_other_tasks, task_of
 from trainers.tokens import Encoded, TokenSet, encode_rows
 
 if TYPE_CHECKING:
-    from cluster.spec import DataSpec, JobSpec, SplitSpec
+    from cluster.spec import DataSpec, JobSpec
     from trainers.metrics import Task
-    from trainers.rows import Row, SourceProblem, SourceProblems
+    from trainers.rows import FileReading, Row, SourceProblem, SourceProblems
     from trainers.templates import LossOn, Template
 
 Indices = NDArray[np.int64]
@@ -47,11 +44,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Form:
-    """How rows become tokens."""
+    """How rows become tokens; ``readable`` is the most that the base can read at once, where it has a bound."""
 
     template: Template
     loss_on: LossOn
     max_length: int
+    readable: int | None = None
 
     def encoded(self, rows: Sequence[Row], problems: list[SourceProblem]) -> Iterator[Encoded]:
         """Yield the tokens of every row, in order; none of a row that cannot be rendered, which is in ``problems``."""
@@ -78,6 +76,8 @@ class NothingToTrainOn(DataError):
     def __init__(self, what: str, remedy: str = "", where: str = "") -> None:
         super().__init__(what, remedy, where)
         self.findings: list[Finding] = []
+        self.examples: list[list[Example]] = []
+        self.files: list[FileRecord] = []
         self.splits: dict[str, SplitCount] = {}
         self.fixed: dict[str, Fixed] = {}
 
@@ -94,7 +94,7 @@ def build(job: JobSpec, sources: Sources, form: Form, directory: Path) -> None:
     found = weighed(data, job.data.audit, further)
     members = {name: np.flatnonzero((data.split_of == at) & data.kept) for at, name in enumerate(data.split_names)}
     if not len(members[TRAIN]):
-        raise _nothing_to_train_on(data, members, found, fixed)
+        raise _nothing_to_train_on(data, members, found, fixed, sources.problems.files)
     _write(data.rows, {name: of for name, of in members.items() if len(of)}, everything, directory)
     everything.unlink()
     record = _record(job, data, members, form, sources, found, fixed)
@@ -136,66 +136,18 @@ def _looked_at(
     ]
 
 
-def split_names(data: DataSpec) -> list[str]:
-    """Return the names of all splits: train and validation, the tests, and what each further source holds out."""
-    return [TRAIN, VALIDATION, *(data.test or [TEST]), *mix_names(data)]
-
-
-def mix_names(data: DataSpec) -> list[str]:
-    """Return the names of the further sources."""
-    return [source.name for source in data.mix or []]
-
-
-def divide(data: DataSpec, rows: Sequence[Row], hashes: RowHashes, near: NearPairs, given_for: list[str]) -> Indices:
-    """Return each row's place in ``split_names``, shape (N,); ``given_for`` names the file that each row is of.
-
-    The rows of the training file are divided for what was not given. Those of a further source are divided alike, and
-    what falls out of training is held out under the source's own name: it judges neither the checkpoint nor the task.
-    """
-    names = split_names(data)
-    split_of = np.asarray([names.index(name) for name in given_for])
-    absent = {"validation": 0.0} if data.validation else {}
-    absent |= {"test": 0.0} if data.test else {}
-    groups = inseparable_groups(rows, hashes, near)
-
-    def drawn(own: Indices, spec: SplitSpec) -> Indices:
-        own_hashes = RowHashes(hashes.exact[own], hashes.input[own])
-        return assign_splits(PickedRows(rows, own), own_hashes, groups[own], spec)
-
-    main = np.flatnonzero(split_of == names.index(TRAIN))
-    split_of[main] = drawn(main, data.split.model_copy(update=absent))
-    for name in mix_names(data):
-        own = np.flatnonzero(split_of == names.index(name))
-        trained_on = drawn(own, data.split.model_copy(update={"stratify": "auto"})) == names.index(TRAIN)
-        tied = np.isin(groups[own], groups[main])
-        with_train = np.isin(groups[own], groups[main[split_of[main] == names.index(TRAIN)]])
-        split_of[own[np.where(tied, with_train, trained_on)]] = names.index(TRAIN)
-    return split_of
-
-
-def drawn_rows(data: DataSpec, num_train: int, mixed: Mapping[str, Sequence[Row]]) -> dict[str, PickedRows]:
-    """Draw ``weight`` rows of each further source per row read for training, at most all it has; by its name."""
-    drawn: dict[str, PickedRows] = {}
-    for source in data.mix or []:
-        rows = mixed[source.name]
-        count = min(len(rows), num_wanted(source.weight, num_train))
-        places = random.Random(f"{data.split.seed} {source.name}").sample(range(len(rows)), count)
-        drawn[source.name] = PickedRows(rows, np.asarray(places, np.int64))
-    return drawn
-
-
 def _tokenised(rows: Sequence[Row], form: Form, path: Path, problems: list[SourceProblem]) -> TokenCounts:
     """Write the tokens of all rows in order, and count them on the way."""
     seen = array("q")
     counted = _counting(form.encoded(rows, problems), seen)
     TokenSet.write(path, ((encoded.ids_T, encoded.is_target_T) for encoded in counted))
-    return _token_counts(seen, form.max_length)
+    return _token_counts(seen, form)
 
 
 def _counted_only(form: Form, rows: Sequence[Row]) -> TokenCounts:
     seen = array("q")
     deque(_counting(form.encoded(rows, []), seen), maxlen=0)
-    return _token_counts(seen, form.max_length)
+    return _token_counts(seen, form)
 
 
 def _counting(every: Iterable[Encoded], seen: array[int]) -> Iterator[Encoded]:
@@ -205,13 +157,17 @@ def _counting(every: Iterable[Encoded], seen: array[int]) -> Iterator[Encoded]:
         yield encoded
 
 
-def _token_counts(counts: array[int], max_length: int) -> TokenCounts:
+def _token_counts(counts: array[int], form: Form) -> TokenCounts:
     lengths, targets, kept_targets = np.asarray(counts, np.int64).reshape(-1, 3).T
-    return TokenCounts(lengths, targets, kept_targets, max_length)
+    return TokenCounts(lengths, targets, kept_targets, form.max_length, form.readable)
 
 
 def _nothing_to_train_on(
-    data: AuditData, members: dict[str, Indices], found: list[tuple[Finding, Evidence]], fixed: dict[str, Fixed]
+    data: AuditData,
+    members: dict[str, Indices],
+    found: list[tuple[Finding, Evidence]],
+    fixed: dict[str, Fixed],
+    files: Sequence[FileReading],
 ) -> NothingToTrainOn:
     assert data.tokens is not None, "rows are audited with their tokens"
     error = NothingToTrainOn(
@@ -221,6 +177,8 @@ def _nothing_to_train_on(
         "data",
     )
     error.findings = [finding for finding, _ in found]
+    error.examples = [finding_examples(evidence, data) for _, evidence in found]
+    error.files = [FileRecord.of(reading) for reading in files]
     error.splits = {name: _count(data.tokens, of) for name, of in members.items() if len(of)}
     error.fixed = fixed
     return error
