@@ -66,11 +66,14 @@ def looking(
         yield partial(first_look, rows, spec, special_tokens, scratch)
         return
     context = get_context("spawn")  # a fork would copy the threads' locks
-    ours, theirs = context.Pipe(duplex=False)
-    looker = context.Process(target=_look_and_send, args=(theirs, rows, spec, special_tokens, scratch), daemon=True)
+    ours, theirs = context.Pipe()
+    looker = context.Process(target=_look_and_send, args=(theirs,), daemon=True)
     looker.start()
     theirs.close()
     try:
+        # Not as arguments: writing those waits for ever where the process dies before it has read them.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            ours.send((rows, spec, special_tokens, scratch))
         yield partial(_received, ours.recv, looker)
     finally:
         looker.terminate()
@@ -78,19 +81,16 @@ def looking(
         ours.close()
 
 
-def _look_and_send(
-    result: Connection, rows: Sequence[Row], spec: AuditSpec, special_tokens: Collection[str], scratch: Path
-) -> None:
+def _look_and_send(first_process: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
-    found = first_look(rows, spec, special_tokens, scratch)
-    with suppress(BrokenPipeError):  # nobody waits for it any more
-        result.send(found)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # nobody waits for it any more
+        first_process.send(first_look(*first_process.recv()))
 
 
 def _received(receive: Callable[[], FirstLook], looker: BaseProcess) -> FirstLook:
     try:
         return receive()
-    except EOFError as error:
+    except (EOFError, ConnectionResetError) as error:
         looker.join()
         raise RunFailed(
             f"the process that audits the rows ended early, with exit code {looker.exitcode}",

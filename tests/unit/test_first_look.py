@@ -40,7 +40,8 @@ def test_a_second_process_finds_the_same(tmp_path: Path):
 
 
 def test_a_second_process_that_is_killed_is_told_and_none_outlives_its_use(tmp_path: Path):
-    with looking(kept(tmp_path), SPEC, [], tmp_path, many_rows=1) as look:
+    many = PickedRows(kept(tmp_path), np.zeros(500_000, np.int64))  # more than a pipe holds
+    with looking(many, SPEC, [], tmp_path, many_rows=1) as look:
         active_children()[0].kill()
         with pytest.raises(RunFailed, match="exit code -9"):
             look()
