@@ -60,9 +60,9 @@ def check(arguments: argparse.Namespace) -> int:
     job = load_job(arguments.job, arguments.set)
     checked = pipeline.entry("trainers.prepare:check")(job, _settings(), _progress(), page=arguments.report)
     _emit(checked.report, check_lines(checked.report, checked.refused), as_json=arguments.json)
-    if checked.refused is not None:
+    if checked.error is not None:
         sys.stdout.flush()
-        raise checked.refused
+        raise checked.error
     return 0 if checked.report.ok else UsageError.exit_code
 
 

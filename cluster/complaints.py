@@ -33,6 +33,18 @@ KINDS = {
     "string_too_short": "text that is not empty",
     "too_short": "a collection that is not empty",
 }
+USUAL_NAMES = {
+    "lr": "learning_rate",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "max_seq_length": "max_length",
+    "max_seq_len": "max_length",
+    "wd": "weight_decay",
+    "warmup_ratio": "warmup",
+    "warmup_steps": "warmup",
+}
+"""What other tools call a key of ours."""
 TYPE_KINDS = frozenset(kind for kind in KINDS if kind.endswith("_type"))
 Mistake: TypeAlias = tuple[KeyPath, str, str]
 """Path of the key, what is wrong with it, what to do."""
@@ -106,7 +118,8 @@ def _mistake(path: KeyPath, found: list[ErrorDetails], root: type[Block], settin
         return path, f"{key} is missing", _meaning(root, path)
     if first["type"] == "extra_forbidden":
         return _unknown_key(path, root)
-    if any(detail["type"] not in TYPE_KINDS for detail in found):
+    kinds = {detail["type"] for detail in found}
+    if kinds - TYPE_KINDS and kinds != {"literal_error", "bool_type"}:  # a word, true or false: any of them was meant
         found = [detail for detail in found if detail["type"] not in TYPE_KINDS]
     bounds = " or ".join(dict.fromkeys(_bound(detail) for detail in found))
     value = _value_at(path, settings)
@@ -138,7 +151,8 @@ def _unknown_key(path: KeyPath, root: type[Block]) -> Mistake:
     elsewhere = [dotted for dotted in dotted_keys(root) if last in (dotted, dotted.rpartition(".")[2])]
     if elsewhere:
         return path, f"{what}; did you mean {elsewhere[0]}?", f"Move it to {elsewhere[0]}, or remove the key."
-    close = did_you_mean(str(last), siblings)
+    usual = USUAL_NAMES.get(str(last))
+    close = f"; did you mean {usual}?" if usual in siblings else did_you_mean(str(last), siblings)
     if close:
         return path, f"{what}{close}", "Correct the name, or remove the key."
     inside = f"The keys of {above.rstrip('.')}" if parents else "The keys"

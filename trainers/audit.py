@@ -1,9 +1,10 @@
 """Every row of a job → what is wrong with the data, how often, where, and what to do about it.
 
-The audit runs before anything is trained, needs no torch and is deterministic. What single rows, sets of rows, classes
-and amounts show is found in a module each (``audit_text``, ``audit_sets``, ``audit_labels``, ``audit_size``); this one
-adds what reading the files already noticed, puts the findings in order of weight, and lets ``data.audit`` decide what
-passes. Checks whose cost grows faster than the rows look at a sample and say so in the finding.
+The audit runs before anything is trained, needs no torch and is deterministic. What single rows, languages, sets of
+rows, classes and amounts show is found in a module each (``audit_text``, ``audit_languages``, ``audit_sets``,
+``audit_labels``, ``audit_size``); this one adds what reading the files already noticed, puts the findings in order of
+weight, and lets ``data.audit`` decide what passes. Checks whose cost grows faster than the rows look at a sample and
+say so in the finding.
 
 Left out: changing the rows, which ``audit_fixes`` does where the user asks for it.
 """
@@ -26,7 +27,7 @@ from trainers.audit_size import (
     synthetic_evidence,
     truncation_evidence,
 )
-from trainers.audit_text import text_evidence
+from trainers.first_look import texts_evidence
 
 if TYPE_CHECKING:
     from cluster.records import Finding
@@ -60,7 +61,7 @@ def audit_evidence(data: AuditData, spec: AuditSpec) -> list[Evidence]:
     """Return every finding with all its rows; of equal severity, the first here is printed first."""
     return [
         *_problem_evidence(data, spec),
-        *text_evidence(data, spec.language_frac),
+        *(texts_evidence(data.rows, spec.language_frac) if data.texts is None else data.texts),
         *duplicate_evidence(data, spec.near_similarity),
         *leakage_evidence(data),
         *conflict_evidence(data),

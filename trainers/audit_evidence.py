@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +35,23 @@ class TokenCounts:
     """Tokens of every row before and after ``max_length`` cuts it, each array of shape (N,).
 
     ``lengths`` and ``targets`` count the whole row; ``kept_targets`` are the target tokens among the first
-    ``max_length``.
+    ``max_length``. ``readable`` is the most tokens that the base can read, where it has a bound.
     """
 
     lengths: NDArray[np.integer]
     targets: NDArray[np.integer]
     kept_targets: NDArray[np.integer]
     max_length: int
+    readable: int | None = None
+
+
+class _Traits(NamedTuple):
+    """What the checks ask of every row, each of shape (N,)."""
+
+    labels: list[str | None]
+    answered: NDArray[np.bool_]
+    labelled: NDArray[np.bool_]
+    synthetic: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,8 @@ class AuditData:
     """Every row of every split, and what is known about them.
 
     ``split_of`` (N,) holds each row's place in ``split_names``; ``given`` names the splits that are files of the
-    user's own; ``problems`` are what reading found, including rows that could not be read and are not in ``rows``.
+    user's own; ``problems`` are what reading found, including rows that could not be read and are not in ``rows``;
+    ``texts`` is what the rows' texts showed, where they were looked at before.
     """
 
     rows: Sequence[Row]
@@ -59,6 +71,7 @@ class AuditData:
     given: Collection[str] = ()
     problems: Sequence[SourceProblem] = ()
     tokens: TokenCounts | None = None
+    texts: Sequence[Evidence] | None = None
 
     def rows_of(self, split: str) -> Indices:
         """Return the indices of one split's rows, none for a split that does not exist."""
@@ -71,26 +84,42 @@ class AuditData:
         """Indices of the training rows."""
         return self.rows_of(TRAIN)
 
-    @cached_property
+    @property
     def answered(self) -> NDArray[np.bool_]:
         """Whether each row has an answer, shape (N,)."""
-        return np.fromiter((is_answered(row) for row in self.rows), np.bool_, len(self.rows))
+        return self._traits.answered
 
     @cached_property
     def kept(self) -> NDArray[np.bool_]:
         """Whether each row is used, shape (N,): it has an answer, of which ``max_length`` leaves a target token."""
         return self.answered if self.tokens is None else self.answered & (self.tokens.kept_targets > 0)
 
-    @cached_property
+    @property
     def labels(self) -> list[str | None]:
         """Each row's class, or None."""
-        return [row.label for row in self.rows]
+        return self._traits.labels
+
+    @property
+    def synthetic(self) -> NDArray[np.bool_]:
+        """Whether each row is marked synthetic, shape (N,)."""
+        return self._traits.synthetic
 
     @cached_property
     def is_classification(self) -> bool:
-        """True where the answer of nearly every row is its label."""
-        num_labelled = sum(row.is_labelled for row in self.rows)
-        return num_labelled > 0.9 * len(self.rows)
+        """True where the answer of nearly every row that has one is its label."""
+        num_labelled = int(np.sum(self._traits.labelled))
+        return num_labelled > 0.9 * int(np.sum(self.answered))
+
+    @cached_property
+    def _traits(self) -> _Traits:
+        """Read every row once."""
+        labels: list[str | None] = []
+        flags = np.empty((len(self.rows), 3), np.bool_)
+        for index, row in enumerate(self.rows):
+            labels.append(row.label)
+            answered = is_answered(row)
+            flags[index] = answered, answered and row.is_labelled, row.synthetic
+        return _Traits(labels, *flags.T)
 
 
 @dataclass(frozen=True)
@@ -108,6 +137,8 @@ class Evidence:
     remedy: str
     unread: Sequence[str] = ()
     shown: Sequence[int] = field(default_factory=tuple[int, ...])
+    allowable: bool = True
+    """False where nobody can allow it: there is nothing to go on with."""
 
     @property
     def count(self) -> int:
@@ -122,7 +153,7 @@ class Evidence:
     def finding(self, rows: Sequence[Row], allow: Collection[str]) -> Finding:
         """Return the finding as it is printed; an error that ``allow`` names (or "*") is only a warning."""
         places = [rows[index].where for index in self.first] + list(self.unread)
-        allowed = self.severity == "error" and ("*" in allow or self.code in allow)
+        allowed = self.severity == "error" and self.allowable and ("*" in allow or self.code in allow)
         return Finding(
             code=self.code,
             severity="warning" if allowed else self.severity,

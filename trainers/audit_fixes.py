@@ -22,6 +22,7 @@ from cluster.errors import DataError, JobFileError
 from cluster.records import Fixed
 from trainers.audit_evidence import NUM_SHOWN, AuditData, Evidence, TokenCounts
 from trainers.audit_labels import balance_evidence, suspect_evidence
+from trainers.audit_languages import language_evidence
 from trainers.audit_sets import conflict_evidence, duplicate_evidence, leakage_evidence
 from trainers.audit_size import length_evidence, truncation_evidence
 from trainers.audit_text import encoding_damage, repaired, text_evidence, without_control_characters
@@ -77,6 +78,8 @@ def fix_rows(
             "remove it, and raise train.max_length or shorten the rows",
             "data.audit.fix",
         )
+    if not spec.fix:
+        return dict(parts), {}  # as they are: a view would read them row by row
     names = list(parts)
     rows: Sequence[Row] = ChainedRows(parts.values())
     part_of = np.repeat(np.arange(len(names)), [len(parts[name]) for name in names])
@@ -176,8 +179,8 @@ SINGLE_ROW: dict[str, Callable[[Row], object]] = {
     "roles_broken": lambda row: order_fault(row.messages),
 }
 CHECKS: dict[str, Callable[[AuditData, AuditSpec], list[Evidence]]] = {
-    "boilerplate": lambda data, spec: text_evidence(data, spec.language_frac),
-    "language_mixed": lambda data, spec: text_evidence(data, spec.language_frac),
+    "boilerplate": lambda data, spec: text_evidence(data.rows),
+    "language_mixed": lambda data, spec: language_evidence(data.rows, spec.language_frac),
     "duplicate_exact": lambda data, spec: duplicate_evidence(data, spec.near_similarity),
     "duplicate_near": lambda data, spec: duplicate_evidence(data, spec.near_similarity),
     "leakage_exact": lambda data, spec: leakage_evidence(data),

@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 
-from trainers.audit_evidence import TRAIN, AuditData, Evidence, Indices, counted, sampled
+from trainers.audit_evidence import TRAIN, AuditData, Evidence, Indices, TokenCounts, counted, sampled
 
 WORD = re.compile(r"\w+")
 MIN_TRIGRAMS = 2000
@@ -57,7 +57,7 @@ def truncation_evidence(data: AuditData) -> list[Evidence]:
     longest = int(counts.lengths.max(initial=0))
     if len(cut):
         detail = f"longer than max_length {counts.max_length:,}; the longest has {longest:,} tokens"
-        remedy = f"Raise train.max_length (up to {longest:,}), shorten them, or drop them: audit: {{fix: [truncated]}}."
+        remedy = f"{_raised(counts, longest)}horten them, or drop them: audit: {{fix: [truncated]}}."
         evidence.append(Evidence("truncated", "warning", cut, detail, remedy))
     if len(losing):
         lost = int((counts.targets - counts.kept_targets)[losing].sum())
@@ -65,10 +65,20 @@ def truncation_evidence(data: AuditData) -> list[Evidence]:
         total = int(counts.targets.sum())
         detail = f"{lost:,} of {counted(total, 'target token')} are cut; {counted(empty, 'row')} keep none"
         detail += " and are left out, of validation and test too" * (empty > 0)
-        remedy = "Raise train.max_length, or drop them (audit: {fix: [target_truncated]}): their answers never end."
+        remedy = f"{_raised(counts, longest)}horten them, or drop them (audit: {{fix: [target_truncated]}}): "
+        remedy += "their answers never end."
         severity = "error" if len(losing) == len(data.rows) else "warning"
         evidence.append(Evidence("target_truncated", severity, losing, detail, remedy))
     return evidence
+
+
+def _raised(counts: TokenCounts, longest: int) -> str:
+    """Return how far ``max_length`` may usefully be raised, and the beginning of what else to do."""
+    bound = longest if counts.readable is None else min(longest, counts.readable)
+    if bound <= counts.max_length:
+        return f"The base reads no more than {counts.max_length:,} tokens: s"
+    short = f", which is all that the base reads: {longest:,} would be needed" if bound < longest else ""
+    return f"Raise train.max_length (up to {bound:,}{short}), s"
 
 
 def diversity_evidence(data: AuditData, min_diversity: float, sample_rows: int) -> list[Evidence]:
@@ -105,7 +115,7 @@ def _varied_text(data: AuditData, index: int) -> str:
 
 def synthetic_evidence(data: AuditData, synthetic_frac: float) -> list[Evidence]:
     """Return synthetic rows where they dominate training, and where they sit in a split that judges."""
-    synthetic = np.array([row.synthetic for row in data.rows], np.bool_)
+    synthetic = data.synthetic
     evidence: list[Evidence] = []
     made = data.train[synthetic[data.train]]
     if len(made) > synthetic_frac * len(data.train):

@@ -1,23 +1,27 @@
-"""The audit row by row: damaged encoding, control characters, boilerplate, personal data, foreign languages.
+"""The audit row by row: damaged encoding, control characters, boilerplate, personal data.
 
 One pass over the rows. Each check has a filter that costs about a microsecond, and only what passes it meets the
-expensive test. Encoding is damaged where ``ftfy`` would change the text (its heuristic leaves correct accents and emoji
-alone) or where it holds U+FFFD, which nothing can undo.
+expensive test; what a text showed is remembered for a while, since instructions and copies repeat. Encoding is damaged
+where ``ftfy`` would change the text (its heuristic leaves correct accents and emoji alone) or where it holds U+FFFD,
+which nothing can undo.
 
-Left out: spelling, toxicity, and anything that needs a model.
+A tokenizer's special token written in a text is read as the token itself: an answer may end there, or a turn begin. It
+counts as a control character.
+
+Left out: spelling, toxicity, and anything that needs a model; languages have a module of their own.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
-from trainers.audit_evidence import AuditData, Evidence, counted, shortened
-from trainers.languages import language_of
+from trainers.audit_evidence import Evidence, counted, shortened
 from trainers.personal_data import find_personal_data
 from trainers.rows import Row
 
@@ -29,6 +33,7 @@ CONTROL = re.compile(
     "\U000e0001\U000e0020-\U000e007e]"
 )
 FLAG_TAGS = re.compile("\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f")  # the flags of Scotland, Wales and England
+REMEMBERED_TEXTS, REMEMBERED_CHARS = 4096, 4000
 UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]")  # scripts that mark word breaks with U+200B
 BOILERPLATE = """\
 as an ai language model
@@ -149,22 +154,62 @@ class Tally:
         return ", ".join(f"{value} ×{times:,}" for value, times in ranked[:num]) + rest
 
 
-def text_evidence(data: AuditData, language_frac: float) -> list[Evidence]:
-    """Return what the texts of single rows show; foreign languages warn from a share of ``language_frac``."""
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """What one text shows: its first damaged line, control characters, masked personal data."""
+
+    damaged: str | None
+    control: list[str]
+    personal: list[str]
+
+
+def _noticed(text: str) -> Noticed:
+    return Noticed(
+        encoding_damage(text),
+        [f"U+{ord(letter):04X}" for letter in control_characters(text)],
+        [f"{found.kind} {found.masked}" for found in find_personal_data(text)],
+    )
+
+
+class SpecialTokens:
+    """The rows in which a special token of the tokenizer is written out as text."""
+
+    def __init__(self, tokens: Collection[str]) -> None:
+        longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+        self._any = re.compile("|".join(map(re.escape, longest_first))) if tokens else None
+        self._tally = Tally()
+
+    def look(self, index: int, texts: Sequence[str]) -> None:
+        """Note the special tokens in a row's texts."""
+        if self._any is not None:
+            self._tally.add(index, [f"“{token}”" for text in texts for token in self._any.findall(text)])
+
+    def evidence(self) -> list[Evidence]:
+        """Return a warning about the rows, or nothing where there are none."""
+        return self._tally.evidence(
+            "control_characters",
+            f"special tokens of the base's tokenizer written as text: {self._tally.listed()}",
+            "Take them out of the texts (the template adds them): here each is read as the token, which can end an "
+            "answer or begin another turn.",
+        )
+
+
+def text_evidence(rows: Iterable[Row], special_tokens: Collection[str] = ()) -> list[Evidence]:
+    """Return what the texts of single rows show; ``special_tokens`` are those of the base's tokenizer."""
     damage, control, stock, personal = Tally(), Tally(), Tally(), Tally()
-    for index, row in enumerate(data.rows):
+    written = SpecialTokens(special_tokens)
+    remembered = lru_cache(REMEMBERED_TEXTS)(_noticed)
+    for index, row in enumerate(rows):
         texts = [message["content"] for message in row.messages]
-        if damaged := next(filter(None, map(encoding_damage, texts)), None):
+        seen = [(remembered if len(text) <= REMEMBERED_CHARS else _noticed)(text) for text in texts]
+        if damaged := next((one.damaged for one in seen if one.damaged), None):
             damage.add(index, [damaged], damaged)
-        for text in texts:
-            if found := control_characters(text):
-                control.add(index, [f"U+{ord(letter):04X}" for letter in found])
-                break
+        control.add(index, next((one.control for one in seen if one.control), []))
         said = (message["content"] for message in row.messages if message["role"] == "assistant")
         if phrase := next(filter(None, map(boilerplate, said)), None):
             stock.add(index, [f"“{phrase}”"])
-        seen = [found for text in texts for found in find_personal_data(text)]
-        personal.add(index, [f"{found.kind} {found.masked}" for found in seen])
+        personal.add(index, [item for one in seen for item in one.personal])
+        written.look(index, texts)
     return [
         *damage.evidence(
             "encoding_damaged",
@@ -176,6 +221,7 @@ def text_evidence(data: AuditData, language_frac: float) -> list[Evidence]:
             f"invisible characters {control.listed()}",
             "Strip them: audit: {fix: [control_characters]}.",
         ),
+        *written.evidence(),
         *stock.evidence(
             "boilerplate",
             f"answers with a chat assistant's stock text: {stock.listed()}",
@@ -186,7 +232,6 @@ def text_evidence(data: AuditData, language_frac: float) -> list[Evidence]:
             f"personal data or keys, masked here: {personal.listed()}",
             "Mask them: audit: {fix: [pii]}; revoke any key that is real.",
         ),
-        *language_evidence(data.rows, language_frac),
     ]
 
 
@@ -201,38 +246,3 @@ def _damage_detail(line: str) -> str:
         else f"was meant to be {shortened(fixed[start:], 30)}"
     )
     return f"{seen} {meant}"
-
-
-def language_evidence(rows: Sequence[Row], language_frac: float) -> list[Evidence]:
-    """Return the rows whose prompt or answer is in another language than most prompts or answers.
-
-    Prompts and answers are judged apart, so translation pairs are no mixture. Where no language has half of the clear
-    texts, the data is meant to be multilingual and gets a note.
-    """
-    foreign: dict[int, str] = {}
-    mains: list[str] = []
-    sides: list[tuple[str, Callable[[Row], str]]] = [("prompts", _asked), ("answers", lambda row: row.completion)]
-    multilingual = False
-    for side, text_of in sides:
-        languages = {i: language for i, row in enumerate(rows) if (language := language_of(text_of(row)))}
-        if not languages:
-            continue
-        main, num_main = min(Counter(languages.values()).items(), key=lambda item: (-item[1], item[0]))
-        multilingual |= num_main < 0.5 * len(languages)
-        mains.append(f"{side} {num_main / len(languages):.0%} {main}")
-        for i, language in languages.items():
-            if language != main:
-                foreign.setdefault(i, language)
-    if not foreign:
-        return []
-    others = Tally(values=Counter(foreign.values())).listed()
-    warn = not multilingual and len(foreign) >= language_frac * len(rows)
-    detail = f"of texts whose language is clear: {', '.join(mains)}; other rows: {others}"
-    remedy = "Drop the rows if one language is wanted (audit: {fix: [language_mixed]}), or tune for each on purpose."
-    return [
-        Evidence("language_mixed", "warning" if warn else "note", np.array(sorted(foreign), np.int64), detail, remedy)
-    ]
-
-
-def _asked(row: Row) -> str:
-    return "\n".join(message["content"] for message in row.prompt if message["role"] == "user")

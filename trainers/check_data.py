@@ -40,14 +40,14 @@ MEANINGS = {
 }
 
 
-def reading_section(prepared: Prepared, job: JobSpec) -> Section:
+def reading_section(read: Sequence[FileRecord], fixed: dict[str, Fixed], job: JobSpec) -> Section:
     """Return how the format of every file was inferred and what its columns became, and what was mended."""
     alike: defaultdict[str, list[FileRecord]] = defaultdict(list)
-    for file in prepared.record.files:
+    for file in read:
         alike[file.model_dump_json(exclude={"name", "records", "rows"})].append(file)
     rows = [_reading(files) for files in alike.values()]
     head = ["files", "read for", "written as", "columns, and what they became", "rows"]
-    body = [table(head, rows, numeric={4}), element("h3", "Fixes asked for"), *_fixes(job, prepared.record.fixed)]
+    body = [table(head, rows, numeric={4}), element("h3", "Fixes asked for"), *_fixes(job, fixed)]
     lead = "The format is inferred from the names of the columns alone, for every file by itself."
     return Section("How the files were read", joined(body), lead)
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cluster.records import CheckReport, Finding, Plan
     from cluster.spec import JobSpec
     from trainers.prepared import Prepared
-    from trainers.report_records import Example, Excerpt
+    from trainers.report_records import Example, Excerpt, FileRecord
 
 OPEN_EXAMPLES = 2
 LIKE = {
@@ -61,7 +61,7 @@ def check_page(
     """Return the page as HTML; ``refused`` is why the report has no plan."""
     sections = [
         _findings(report.findings, prepared.record.examples),
-        reading_section(prepared, job),
+        reading_section(prepared.record.files, prepared.record.fixed, job),
         splits_section(prepared, job),
         lengths_section(prepared),
         classes_section(prepared),
@@ -71,6 +71,19 @@ def check_page(
     foot = f"Made by hone from the data set {prepared.record.data_hash}."
     head = _head(job, prepared, report, refused)
     return page(job.name, "Data check", head, [section for section in sections if section is not None], foot)
+
+
+def unusable_page(
+    job: JobSpec,
+    report: CheckReport,
+    refused: HoneError,
+    examples: Sequence[Sequence[Example]],
+    files: Sequence[FileRecord],
+) -> str:
+    """Return the page of data of which no row can be trained on: what is wrong, and how the files were read."""
+    verdict = banner("error", "Nothing to train on", f"{refused.what}. {refused.remedy}")
+    sections = [_findings(report.findings, examples), reading_section(files, report.fixed, job)]
+    return page(job.name, "Data check", verdict + _named(job, files), sections, "Made by hone; nothing was prepared.")
 
 
 def _head(job: JobSpec, prepared: Prepared, report: CheckReport, refused: HoneError | None) -> Markup:
@@ -83,8 +96,11 @@ def _head(job: JobSpec, prepared: Prepared, report: CheckReport, refused: HoneEr
         verdict = banner("warning", "Fit to train on, with warnings", f"Read them first. The audit found {told}.")
     else:
         verdict = banner("good", "Fit to train on", f"The audit found {told}.")
-    named = facts([("base", job.base), ("method", job.train.method), ("data", ", ".join(_sources(prepared)))])
-    return verdict + _tiles(job, prepared, report) + named
+    return verdict + _tiles(job, report) + _named(job, prepared.record.files)
+
+
+def _named(job: JobSpec, files: Sequence[FileRecord]) -> Markup:
+    return facts([("base", job.base), ("method", job.train.method), ("data", ", ".join(_sources(files)))])
 
 
 def _severities(findings: Sequence[Finding]) -> str:
@@ -92,12 +108,12 @@ def _severities(findings: Sequence[Finding]) -> str:
     return ", ".join(counted(found[severity], severity) for severity in SEVERITIES if found[severity])
 
 
-def _sources(prepared: Prepared) -> list[str]:
-    names = [file.name for file in prepared.record.files]
+def _sources(files: Sequence[FileRecord]) -> list[str]:
+    names = [file.name for file in files]
     return names[:3] + [f"and {counted(len(names) - 3, 'file')} more"] * (len(names) > 3)
 
 
-def _tiles(job: JobSpec, prepared: Prepared, report: CheckReport) -> Markup:
+def _tiles(job: JobSpec, report: CheckReport) -> Markup:
     train = report.splits[TRAIN]
     held_out = sum(count.rows for name, count in report.splits.items() if name != TRAIN)
     found = [

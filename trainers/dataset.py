@@ -6,9 +6,9 @@ all rows and copied split by split from the mapped file, so they are never all i
 
 from __future__ import annotations
 
-import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,22 +22,21 @@ from cluster.records import Finding, Fixed, SplitCount
 from trainers.audit import weighed
 from trainers.audit_evidence import AuditData, Evidence, TokenCounts
 from trainers.audit_fixes import fix_rows, refuse_emptied
-from trainers.duplicates import NearTexts, RowHashes, row_hashes
+from trainers.division import divide, drawn_rows, mix_names, split_names
 from trainers.excerpts import finding_examples, typical_row
+from trainers.first_look import looking
 from trainers.metrics import choose_metrics
-from trainers.minhash import NearPairs, near_duplicate_pairs
 from trainers.prepared import TRAIN, VALIDATION, PreparedRecord, write_rows
-from trainers.report_records import FileRecord, Histogram, Lengths
+from trainers.report_records import Example, FileRecord, Histogram, Lengths
 from trainers.row_file import ChainedRows, PickedRows, RowFile
-from trainers.split_evidence import TEST, draw_evidence, emptied_evidence, num_wanted, unmet_evidence
-from trainers.splits import assign_splits, inseparable_groups
+from trainers.split_evidence import draw_evidence, emptied_evidence, unmet_evidence
 from trainers.tasks import refuse_other_tasks, task_of
 from trainers.tokens import Encoded, TokenSet, encode_rows
 
 if TYPE_CHECKING:
-    from cluster.spec import DataSpec, JobSpec, SplitSpec
+    from cluster.spec import DataSpec, JobSpec
     from trainers.metrics import Task
-    from trainers.rows import Row, SourceProblem, SourceProblems
+    from trainers.rows import FileReading, Row, SourceProblem, SourceProblems
     from trainers.templates import LossOn, Template
 
 Indices = NDArray[np.int64]
@@ -45,11 +44,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Form:
-    """How rows become tokens."""
+    """How rows become tokens; ``readable`` is the most that the base can read at once, where it has a bound."""
 
     template: Template
     loss_on: LossOn
     max_length: int
+    readable: int | None = None
 
     def encoded(self, rows: Sequence[Row], problems: list[SourceProblem]) -> Iterator[Encoded]:
         """Yield the tokens of every row, in order; none of a row that cannot be rendered, which is in ``problems``."""
@@ -76,6 +76,8 @@ class NothingToTrainOn(DataError):
     def __init__(self, what: str, remedy: str = "", where: str = "") -> None:
         super().__init__(what, remedy, where)
         self.findings: list[Finding] = []
+        self.examples: list[list[Example]] = []
+        self.files: list[FileRecord] = []
         self.splits: dict[str, SplitCount] = {}
         self.fixed: dict[str, Fixed] = {}
 
@@ -86,115 +88,86 @@ def build(job: JobSpec, sources: Sources, form: Form, directory: Path) -> None:
     Raises DataError where the fixes drop every row of a file or a given file asks for another task than the training
     rows, and NothingToTrainOn where no training row has an answer that keeps a target token.
     """
-    on_disk = partial(RowFile.write, sources.scratch / "mended")
-    num_train = len(sources.parts[TRAIN])
-    read = {**sources.parts, **drawn_rows(job.data, num_train, sources.mixed)}
-    counted = partial(_counted_only, form)
-    parts, fixed = fix_rows(read, job.data.audit, counted, on_disk, further=mix_names(job.data))
-    given = [name for name in sources.parts if name != TRAIN]
-    refuse_emptied({name: read[name] for name in sources.parts}, parts, fixed)
-    refuse_other_tasks(parts[TRAIN], {name: parts[name] for name in given})
-    rows = ChainedRows(parts.values())
-    origin = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
-    hashes, near = row_hashes(rows), near_duplicate_pairs(NearTexts(rows), job.data.audit.near_similarity)
-    names = split_names(job.data)
-    split_of = divide(job.data, rows, hashes, near, [list(parts)[place] for place in origin.tolist()])
+    parts, fixed = _fixed(job.data, sources, form)
     everything = directory / "tokens" / "everything.arrow"
-    unrendered: list[SourceProblem] = []
-    counts = _tokenised(rows, form, everything, unrendered)
-    if "roles_broken" not in job.data.audit.fix:
-        sources.problems.extend(unrendered)
-    data = AuditData(rows, split_of, names, hashes, near, given, sources.problems, counts)
-    further = [
-        *emptied_evidence(data),
-        *unmet_evidence(job.data, data, np.flatnonzero(origin == 0)),
-        *draw_evidence(job.data, num_train, sources.mixed),
-    ]
+    data, further = _looked_at(job.data, sources, parts, form, everything)
     found = weighed(data, job.data.audit, further)
-    members = {name: np.flatnonzero((split_of == place) & data.kept) for place, name in enumerate(names)}
+    members = {name: np.flatnonzero((data.split_of == at) & data.kept) for at, name in enumerate(data.split_names)}
     if not len(members[TRAIN]):
-        raise _nothing_to_train_on(data, members, found, fixed)
-    _write(rows, {name: of for name, of in members.items() if len(of)}, everything, directory)
+        raise _nothing_to_train_on(data, members, found, fixed, sources.problems.files)
+    _write(data.rows, {name: of for name, of in members.items() if len(of)}, everything, directory)
     everything.unlink()
-    record = _record(job, data, counts, members, form, sources, found, fixed)
+    record = _record(job, data, members, form, sources, found, fixed)
     (directory / "prepared.json").write_text(record.model_dump_json(indent=2), encoding="utf-8")
 
 
-def split_names(data: DataSpec) -> list[str]:
-    """Return the names of all splits: train and validation, the tests, and what each further source holds out."""
-    return [TRAIN, VALIDATION, *(data.test or [TEST]), *mix_names(data)]
+def _fixed(data: DataSpec, sources: Sources, form: Form) -> tuple[Mapping[str, Sequence[Row]], dict[str, Fixed]]:
+    """Return the rows of every part after the fixes that were asked for, and what these did; refuse what is unfit."""
+    on_disk = partial(RowFile.write, sources.scratch / "mended")
+    read = {**sources.parts, **drawn_rows(data, len(sources.parts[TRAIN]), sources.mixed)}
+    parts, fixed = fix_rows(read, data.audit, partial(_counted_only, form), on_disk, further=mix_names(data))
+    refuse_emptied({name: read[name] for name in sources.parts}, parts, fixed)
+    refuse_other_tasks(parts[TRAIN], {name: parts[name] for name in sources.parts if name != TRAIN})
+    return parts, fixed
 
 
-def mix_names(data: DataSpec) -> list[str]:
-    """Return the names of the further sources."""
-    return [source.name for source in data.mix or []]
+def _looked_at(
+    spec: DataSpec, sources: Sources, parts: Mapping[str, Sequence[Row]], form: Form, everything: Path
+) -> tuple[AuditData, list[Evidence]]:
+    """Read, divide and tokenise all rows; return what the audit looks at, and what it cannot see of splits and draws.
 
-
-def divide(data: DataSpec, rows: Sequence[Row], hashes: RowHashes, near: NearPairs, given_for: list[str]) -> Indices:
-    """Return each row's place in ``split_names``, shape (N,); ``given_for`` names the file that each row is of.
-
-    The rows of the training file are divided for what was not given. Those of a further source are divided alike, and
-    what falls out of training is held out under the source's own name: it judges neither the checkpoint nor the task.
+    Writes the tokens of all rows to ``everything``, while what needs no tokens is found beside.
     """
-    names = split_names(data)
-    split_of = np.asarray([names.index(name) for name in given_for])
-    absent = {"validation": 0.0} if data.validation else {}
-    absent |= {"test": 0.0} if data.test else {}
-    groups = inseparable_groups(rows, hashes, near)
-
-    def drawn(own: Indices, spec: SplitSpec) -> Indices:
-        own_hashes = RowHashes(hashes.exact[own], hashes.input[own])
-        return assign_splits(PickedRows(rows, own), own_hashes, groups[own], spec)
-
-    main = np.flatnonzero(split_of == names.index(TRAIN))
-    split_of[main] = drawn(main, data.split.model_copy(update=absent))
-    for name in mix_names(data):
-        own = np.flatnonzero(split_of == names.index(name))
-        trained_on = drawn(own, data.split.model_copy(update={"stratify": "auto"})) == names.index(TRAIN)
-        tied = np.isin(groups[own], groups[main])
-        with_train = np.isin(groups[own], groups[main[split_of[main] == names.index(TRAIN)]])
-        split_of[own[np.where(tied, with_train, trained_on)]] = names.index(TRAIN)
-    return split_of
-
-
-def drawn_rows(data: DataSpec, num_train: int, mixed: Mapping[str, Sequence[Row]]) -> dict[str, PickedRows]:
-    """Draw ``weight`` rows of each further source per row read for training, at most all it has; by its name."""
-    drawn: dict[str, PickedRows] = {}
-    for source in data.mix or []:
-        rows = mixed[source.name]
-        count = min(len(rows), num_wanted(source.weight, num_train))
-        places = random.Random(f"{data.split.seed} {source.name}").sample(range(len(rows)), count)
-        drawn[source.name] = PickedRows(rows, np.asarray(places, np.int64))
-    return drawn
+    rows = ChainedRows(parts.values())
+    origin = np.repeat(np.arange(len(parts)), [len(part) for part in parts.values()])
+    unrendered: list[SourceProblem] = []
+    with looking(rows, spec.audit, form.template.special_tokens, sources.scratch) as look:
+        counts = _tokenised(rows, form, everything, unrendered)
+        hashes, near, texts = look()
+    split_of = divide(spec, rows, hashes, near, [list(parts)[place] for place in origin.tolist()])
+    if "roles_broken" not in spec.audit.fix:
+        sources.problems.extend(unrendered)
+    given = [name for name in sources.parts if name != TRAIN]
+    data = AuditData(rows, split_of, split_names(spec), hashes, near, given, sources.problems, counts, texts)
+    return data, [
+        *emptied_evidence(data),
+        *unmet_evidence(spec, data, np.flatnonzero(origin == 0)),
+        *draw_evidence(spec, len(sources.parts[TRAIN]), sources.mixed),
+    ]
 
 
 def _tokenised(rows: Sequence[Row], form: Form, path: Path, problems: list[SourceProblem]) -> TokenCounts:
     """Write the tokens of all rows in order, and count them on the way."""
     seen = array("q")
-
-    def counted() -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
-        for encoded in form.encoded(rows, problems):
-            seen.extend((encoded.length, encoded.targets, encoded.kept_targets))
-            yield encoded.ids_T, encoded.is_target_T
-
-    TokenSet.write(path, counted())
-    return _token_counts(seen, form.max_length)
+    counted = _counting(form.encoded(rows, problems), seen)
+    TokenSet.write(path, ((encoded.ids_T, encoded.is_target_T) for encoded in counted))
+    return _token_counts(seen, form)
 
 
 def _counted_only(form: Form, rows: Sequence[Row]) -> TokenCounts:
     seen = array("q")
-    for encoded in form.encoded(rows, []):
+    deque(_counting(form.encoded(rows, []), seen), maxlen=0)
+    return _token_counts(seen, form)
+
+
+def _counting(every: Iterable[Encoded], seen: array[int]) -> Iterator[Encoded]:
+    """Yield every row's tokens, and note in ``seen`` how many there are."""
+    for encoded in every:
         seen.extend((encoded.length, encoded.targets, encoded.kept_targets))
-    return _token_counts(seen, form.max_length)
+        yield encoded
 
 
-def _token_counts(counts: array[int], max_length: int) -> TokenCounts:
+def _token_counts(counts: array[int], form: Form) -> TokenCounts:
     lengths, targets, kept_targets = np.asarray(counts, np.int64).reshape(-1, 3).T
-    return TokenCounts(lengths, targets, kept_targets, max_length)
+    return TokenCounts(lengths, targets, kept_targets, form.max_length, form.readable)
 
 
 def _nothing_to_train_on(
-    data: AuditData, members: dict[str, Indices], found: list[tuple[Finding, Evidence]], fixed: dict[str, Fixed]
+    data: AuditData,
+    members: dict[str, Indices],
+    found: list[tuple[Finding, Evidence]],
+    fixed: dict[str, Fixed],
+    files: Sequence[FileReading],
 ) -> NothingToTrainOn:
     assert data.tokens is not None, "rows are audited with their tokens"
     error = NothingToTrainOn(
@@ -204,6 +177,8 @@ def _nothing_to_train_on(
         "data",
     )
     error.findings = [finding for finding, _ in found]
+    error.examples = [finding_examples(evidence, data) for _, evidence in found]
+    error.files = [FileRecord.of(reading) for reading in files]
     error.splits = {name: _count(data.tokens, of) for name, of in members.items() if len(of)}
     error.fixed = fixed
     return error
@@ -219,14 +194,14 @@ def _write(rows: Sequence[Row], members: dict[str, Indices], everything: Path, d
 def _record(
     job: JobSpec,
     data: AuditData,
-    counts: TokenCounts,
     members: dict[str, Indices],
     form: Form,
     sources: Sources,
     found: list[tuple[Finding, Evidence]],
     fixed: dict[str, Fixed],
 ) -> PreparedRecord:
-    train = PickedRows(data.rows, members[TRAIN])
+    assert data.tokens is not None, "rows are audited with their tokens"
+    counts, train = data.tokens, PickedRows(data.rows, members[TRAIN])
     mixed = set(mix_names(job.data))
     task = task_of(row for row in data.rows if row.source == TRAIN) or "text"
     labels = sorted({str(row.label) for row in train if row.source not in mixed}) if task == "classification" else []

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import UsageError
 from cluster.jobfile import load_job
-from trainers.dataset import divide
 from trainers.demo_base import Pretraining, build_base, corpus
 from trainers.demo_data import Source, docstring_rows, sources
+from trainers.division import divide
 from trainers.duplicates import NearTexts, row_hashes
 from trainers.minhash import near_duplicate_pairs
 from trainers.prepared import TRAIN

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from trainers.demo_data import Documented, Source, first_sentence
+from trainers.folded_text import folded
 from trainers.minhash import near_duplicate_pairs
 from trainers.optimizer import learning_rate_frac
 
@@ -86,7 +87,7 @@ def _sentences(docstring: str) -> list[str]:
 def _near(held_out: Sequence[str], sentences: Sequence[str], similarity: float) -> set[str]:
     """Return the sentences that are held out, or near-duplicates of one that is, directly or by way of others."""
     texts = list(dict.fromkeys([*held_out, *sentences]))
-    pairs = near_duplicate_pairs(texts, similarity)
+    pairs = near_duplicate_pairs([folded(text) for text in texts], similarity)
     reached = np.zeros(len(texts), np.bool_)
     reached[: len(set(held_out))] = True
     while True:

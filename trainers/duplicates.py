@@ -56,7 +56,7 @@ def general_inputs(inputs: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 
 class NearTexts:
-    """The text of every row that near-duplicates are looked for in, made when it is looked at.
+    """The folded text of every row that near-duplicates are looked for in, made when it is looked at.
 
     Input and answer, or the input alone where the answer is a label. System turns and a long beginning or end that
     nine in ten rows share are left out: an instruction repeated in every row would make all of them look alike.
@@ -84,7 +84,7 @@ class NearTexts:
         return map(self._own, map(_near_text, self._rows))
 
     def _own(self, text: str) -> str:
-        return text.removeprefix(self._head).removesuffix(self._tail)
+        return text.removeprefix(self._head).removesuffix(self._tail).strip()
 
 
 def _near_text(row: Row) -> str:

@@ -80,6 +80,7 @@ SCRIPTS = {
 }
 IN_SCRIPT = {name: re.compile(f"[{ranges}]") for name, ranges in SCRIPTS.items()}
 BEYOND_LATIN = re.compile(r"[\u0370-\u1fff\u3040-\ud7af\ufb50-\ufdff]")
+LANGUAGE_CHARS = 2000
 MIN_HITS = 3
 MIN_HIT_FRAC = 0.08
 
@@ -87,9 +88,9 @@ MIN_HIT_FRAC = 0.08
 def language_of(text: str) -> str | None:
     """Return the language or script of a text, or None where fewer than three clear words or letters speak for one.
 
-    Only the first 2,000 characters are read.
+    Only the first ``LANGUAGE_CHARS`` are read.
     """
-    text = text[:2000]
+    text = text[:LANGUAGE_CHARS]
     if not text.isascii() and BEYOND_LATIN.search(text):
         script = _script_of(text)
         if script:

@@ -1,10 +1,13 @@
 """Texts → the pairs of them that are nearly the same.
 
-Near means that the Jaccard similarity of the sets of character 5-grams, without the case, is at least a threshold.
+Near means that the Jaccard similarity of the sets of character 5-grams is at least a threshold; the texts are compared
+as they stand, so the caller folds what shall not count (``trainers.folded_text``).
 Pairs are found by MinHash (Broder 1997) with banding (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets",
 ch. 3.4): rows that share a band of their signature are candidates, most of which the whole signature refuses; the rest
-are verified by the true Jaccard similarity. Everything is numpy over blocks of texts, with about 600 bytes a row: no
-library object per row, no Python step per shingle, and never all texts at once. Identical texts are compared once, and
+are verified by the true Jaccard similarity. Everything is numpy over blocks of texts: no library object per
+row, no Python step per shingle, and never all texts at once. Signatures and bands take about 370 bytes a text; from
+``ROWS_IN_MEMORY`` texts on they lie in unnamed files, and a band is sorted part by part, so that a few bytes a text
+and a bounded rest are in memory. Identical texts are compared once, and
 a bucket that is crowded is chained to its first row, so thousands of copies cost no more than thousands of rows. The
 price: not every pair of a crowd is returned, but every row of it is in some pair.
 
@@ -14,18 +17,22 @@ Left out: similarity of meaning (paraphrases), and sampling of very long texts (
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trainers.disk_arrays import DiskArrays
 from trainers.duplicates import IntArray, first_occurrences
-from trainers.folded_text import folded, text_hashes
+from trainers.folded_text import text_hashes
 
 SHINGLE_CHARS = 5
 BLOCK_CHARS = 100_000  # a block's shingles stay in the processor's cache
 VERIFY_CHARS = 4_000_000
 CROWD_ROWS = 24
+ROWS_IN_MEMORY = 200_000
+BLOCKS_A_REST = 500
 
 
 class Texts(Protocol):
@@ -52,16 +59,27 @@ class NearPairs(NamedTuple):
     jaccard: NDArray[np.float64]
 
 
-def near_duplicate_pairs(texts: Texts, threshold: float = 0.8, num_hashes: int = 128, seed: int = 0) -> NearPairs:
+def near_duplicate_pairs(
+    texts: Texts,
+    threshold: float = 0.8,
+    num_hashes: int = 128,
+    seed: int = 0,
+    *,
+    scratch: Path | None = None,
+    rows_in_memory: int = ROWS_IN_MEMORY,
+) -> NearPairs:
     """Return the pairs of texts whose 5-gram sets have a Jaccard similarity of at least ``threshold`` (above 0 to 1).
 
     A pair at the threshold is found with a probability of about 0.99, one above it with a higher one. A copy is paired
-    with its first occurrence only, at similarity 1.
+    with its first occurrence only, at similarity 1. Of more than ``rows_in_memory`` texts the signatures lie in
+    ``scratch``; the pairs are the same.
     """
-    hashes = text_hashes(folded(text) for text in texts)
+    hashes = text_hashes(texts)
     first, copies = first_occurrences(hashes)
     distinct = np.flatnonzero(first == np.arange(len(first)))
-    i, j = _likely_pairs((texts[row] for row in distinct.tolist()), len(distinct), threshold, num_hashes, seed)
+    hashing = Hashing.of(threshold, num_hashes, seed)
+    each_once = (text for text, is_first in zip(texts, first == np.arange(len(first)), strict=True) if is_first)
+    i, j = _likely_pairs(each_once, len(distinct), threshold, hashing, scratch, rows_in_memory)
     i, j = distinct[i], distinct[j]
     jaccard = _jaccard(texts, i, j)
     near = jaccard >= threshold
@@ -72,21 +90,71 @@ def near_duplicate_pairs(texts: Texts, threshold: float = 0.8, num_hashes: int =
     )
 
 
+class Hashing(NamedTuple):
+    """The hash functions of a signature, and how many of them make a band."""
+
+    factors: NDArray[np.uint32]
+    shifts: NDArray[np.uint32]
+    band_rows: int
+
+    @classmethod
+    def of(cls, threshold: float, num_hashes: int, seed: int) -> Hashing:
+        """Return the functions of a seed."""
+        rng = np.random.default_rng(seed)
+        factors = rng.integers(0, 2**31, num_hashes, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+        return cls(factors, rng.integers(0, 2**32, num_hashes, dtype=np.uint32), _band_rows(threshold, num_hashes))
+
+    @property
+    def num_hashes(self) -> int:
+        """Length of a signature."""
+        return len(self.factors)
+
+    @property
+    def num_bands(self) -> int:
+        """Bands in a signature."""
+        return self.num_hashes // self.band_rows
+
+
 def _likely_pairs(
-    texts: Iterable[str], num_texts: int, threshold: float, num_hashes: int, seed: int
+    texts: Iterable[str],
+    num_texts: int,
+    threshold: float,
+    hashing: Hashing,
+    scratch: Path | None,
+    rows_in_memory: int,
 ) -> tuple[IntArray, IntArray]:
     """Return the pairs, by place, that are near by their signatures, among texts of which no two are equal."""
-    band_rows = _band_rows(threshold, num_hashes)
-    short_signatures, bands = _signatures(texts, num_texts, num_hashes, band_rows, seed)
+    on_disk = DiskArrays(scratch) if num_texts > rows_in_memory else None
+    empty = np.empty if on_disk is None else on_disk.empty
+    signatures = empty((num_texts, hashing.num_hashes), np.uint16)
+    bands = [empty((num_texts,), np.uint64) for _ in range(hashing.num_bands)]
+    _sign(texts, hashing, signatures, bands, on_disk)
     # Three standard deviations of the estimate below the threshold: one true pair in a thousand is lost here.
-    enough = threshold - 3 * np.sqrt(threshold * (1 - threshold) / num_hashes)
+    enough = threshold - 3 * np.sqrt(threshold * (1 - threshold) / hashing.num_hashes)
     found: list[NDArray[np.uint64]] = []
     for keys in bands:
-        for i, j in _bucket_pairs(keys):
-            alike = (short_signatures[i] == short_signatures[j]).mean(axis=1, dtype=np.float32) >= enough
+        for i, j in _band_pairs(keys, rows_in_memory):
+            alike = (signatures[i] == signatures[j]).mean(axis=1, dtype=np.float32) >= enough
             found.append(i[alike].astype(np.uint64) << np.uint64(32) | j[alike].astype(np.uint64))
+            if on_disk is not None:
+                on_disk.rest()
     pairs = np.unique(np.concatenate([np.empty(0, np.uint64), *found]))
     return (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def _band_pairs(keys: NDArray[np.uint64], rows_in_memory: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Yield the pairs of a band (R,), sorted in parts of about ``rows_in_memory`` rows; equal keys are in one part."""
+    num_parts = len(keys) // rows_in_memory + 1
+    for part in range(num_parts):
+        if num_parts == 1:
+            yield from _bucket_pairs(keys)
+            continue
+        chunks = range(0, len(keys), rows_in_memory)
+        rows = np.concatenate(
+            [at + np.flatnonzero(keys[at : at + rows_in_memory] % np.uint64(num_parts) == part) for at in chunks]
+        )
+        for i, j in _bucket_pairs(keys[rows]):
+            yield rows[i], rows[j]
 
 
 def _band_rows(threshold: float, num_hashes: int) -> int:
@@ -116,7 +184,7 @@ def _shingles(texts: Sequence[str]) -> tuple[NDArray[np.uint32], IntArray]:
 
     A text shorter than 5 characters is one shingle, itself.
     """
-    padded = [folded(text).ljust(SHINGLE_CHARS, "\0") for text in texts]
+    padded = [text.ljust(SHINGLE_CHARS, "\0") for text in texts]
     lengths = np.fromiter(map(len, padded), np.int64, len(padded))
     chars = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     row_of_char = np.repeat(np.arange(len(padded), dtype=np.uint64), lengths)
@@ -133,30 +201,30 @@ def _shingles(texts: Sequence[str]) -> tuple[NDArray[np.uint32], IntArray]:
     return keys.astype(np.uint32), starts.astype(np.int64)
 
 
-def _signatures(
-    texts: Iterable[str], num_texts: int, num_hashes: int, band_rows: int, seed: int
-) -> tuple[NDArray[np.uint16], list[NDArray[np.uint64]]]:
-    """Return 16 bits of every minimum, shape (R, hashes), and one key per row (R,) for each band."""
-    rng = np.random.default_rng(seed)
-    factors = rng.integers(0, 2**31, num_hashes, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    shifts = rng.integers(0, 2**32, num_hashes, dtype=np.uint32)
-    short = np.empty((num_texts, num_hashes), np.uint16)
-    bands = [np.empty(num_texts, np.uint64) for _ in range(num_hashes // band_rows)]
+def _sign(
+    texts: Iterable[str],
+    hashing: Hashing,
+    signatures: NDArray[np.uint16],
+    bands: list[NDArray[np.uint64]],
+    on_disk: DiskArrays | None,
+) -> None:
+    """Fill in 16 bits of every minimum, shape (R, hashes), and one key per row (R,) for each band."""
     stop = 0
-    for block in _blocks(texts):
+    for number, block in enumerate(_blocks(texts), start=1):
         start, stop = stop, stop + len(block)
         shingles, starts = _shingles(block)
-        minima = np.empty((num_hashes, len(block)), np.uint32)
-        for k in range(num_hashes):
-            np.minimum.reduceat(shingles * factors[k] + shifts[k], starts[:-1], out=minima[k])
-        short[start:stop] = minima.T.astype(np.uint16)
+        minima = np.empty((hashing.num_hashes, len(block)), np.uint32)
+        for k in range(hashing.num_hashes):
+            np.minimum.reduceat(shingles * hashing.factors[k] + hashing.shifts[k], starts[:-1], out=minima[k])
+        signatures[start:stop] = minima.T.astype(np.uint16)
         for band, keys in enumerate(bands):
             key = np.zeros(len(block), np.uint64)
-            for row in minima[band * band_rows : (band + 1) * band_rows]:
+            for row in minima[band * hashing.band_rows : (band + 1) * hashing.band_rows]:
                 key = (key ^ row) * np.uint64(0x9E3779B97F4A7C15)
                 key ^= key >> np.uint64(32)
             keys[start:stop] = key
-    return short, bands
+        if on_disk is not None and number % BLOCKS_A_REST == 0:
+            on_disk.rest()
 
 
 def _bucket_pairs(keys: NDArray[np.uint64]) -> Iterator[tuple[IntArray, IntArray]]:

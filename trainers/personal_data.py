@@ -54,7 +54,11 @@ KEY_PREFIXES = (
     "sk-",
     "sk_",
     "rk_",
-    "gh",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
     "github_pat_",
     "glpat-",
     "xox",
@@ -64,7 +68,7 @@ KEY_PREFIXES = (
     "eyJ",
     "PRIVATE",
 )
-SECRET_WORDS = re.compile(r"api[_-]?key|secret|token|passw(?:or)?d", re.IGNORECASE)
+SECRET_WORDS = ("apikey", "api_key", "api-key", "secret", "token", "passwd", "password")
 KEY = re.compile(
     r"(?<![A-Za-z0-9_-])(?:(?:AKIA|ASIA)[0-9A-Z]{16}|sk-(?=[\w-]*\d)[\w-]{20,}|[sr]k_(?:live|test)_[0-9A-Za-z]{16,}"
     r"|gh[pousr]_[0-9A-Za-z]{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}|AIza[\w-]{35}"
@@ -144,14 +148,23 @@ def _may_hold_key(text: str) -> bool:
     return any(prefix in text for prefix in KEY_PREFIXES)
 
 
-PATTERNS: tuple[tuple[Kind, Callable[[str], object], re.Pattern[str], Callable[[str], bool]], ...] = (
+def _may_hold_secret(text: str) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in SECRET_WORDS)
+
+
+def _has_run_of_digits(text: str) -> bool:
+    return DIGITS_RUN.search(text) is not None
+
+
+PATTERNS: tuple[tuple[Kind, Callable[[str], bool], re.Pattern[str], Callable[[str], bool]], ...] = (
     ("key", _may_hold_key, KEY, _always),
-    ("key", SECRET_WORDS.search, SECRET, _always),
+    ("key", _may_hold_secret, SECRET, _always),
     ("email", lambda text: "@" in text, EMAIL, _always),
-    ("iban", DIGITS_RUN.search, IBAN, lambda text: passes_mod97(text.replace(" ", ""))),
-    ("card", DIGITS_RUN.search, CARD, _is_card),
-    ("national_id", DIGITS_RUN.search, NATIONAL_ID, _always),
-    ("phone", DIGITS_RUN.search, PHONE, _is_phone),
+    ("iban", _has_run_of_digits, IBAN, lambda text: passes_mod97(text.replace(" ", ""))),
+    ("card", _has_run_of_digits, CARD, _is_card),
+    ("national_id", _has_run_of_digits, NATIONAL_ID, _always),
+    ("phone", _has_run_of_digits, PHONE, _is_phone),
 )
 
 
@@ -178,8 +191,11 @@ def _merged(kept: list[Sighting], found: Iterator[Sighting]) -> list[Sighting]:
 def find_personal_data(text: str) -> list[Sighting]:
     """Return what a text holds, in order; of two readings that overlap, the first in ``PATTERNS`` counts."""
     kept: list[Sighting] = []
+    held: dict[Callable[[str], bool], bool] = {}  # several patterns share a filter
     for kind, may_hold, pattern, is_real in PATTERNS:
-        if may_hold(text):
+        if may_hold not in held:
+            held[may_hold] = may_hold(text)
+        if held[may_hold]:
             kept = _merged(kept, _sightings(text, kind, pattern, is_real))
     return kept
 

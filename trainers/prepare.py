@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec
     from trainers.formats import Layout
 
-FORM = 3
+FORM = 4
 """Raised whenever the same rows would be prepared otherwise."""
 
 
@@ -54,7 +54,7 @@ class Ready:
 class Checked:
     """A job's prepared data set and the report on it; ``refused`` is why there is no plan.
 
-    Where no row can be trained on, there is a report but no ``prepared`` set.
+    Where no row can be trained on, there is a report but no ``prepared`` set, and ``refused`` says what was read.
     """
 
     job: JobSpec
@@ -63,11 +63,21 @@ class Checked:
     report: CheckReport
     refused: HoneError | None
 
-    def page(self) -> str:
-        """Return the report as an HTML page; there must be a prepared set."""
-        from trainers.check_page import check_page
+    @property
+    def error(self) -> HoneError | None:
+        """What the command ends with, if anything: errors in the data come before a plan that does not fit."""
+        if self.refused is None or self.report.ok or self.refused.exit_code == DataError.exit_code:
+            return self.refused
+        what = f"the audit found errors (above), and {self.refused.what}"
+        return DataError(what, self.refused.remedy, self.refused.where)
 
-        assert self.prepared is not None, "the page is made from a prepared set"
+    def page(self) -> str:
+        """Return the report as an HTML page; without a prepared set it shows how files were read and the findings."""
+        from trainers.check_page import check_page, unusable_page
+
+        if isinstance(self.refused, NothingToTrainOn):
+            return unusable_page(self.job, self.report, self.refused, self.refused.examples, self.refused.files)
+        assert self.prepared is not None, "whatever else is refused has a prepared set"
         return check_page(self.job, self.prepared, self.report, load_tokenizer(self.job.base), self.refused)
 
 
@@ -90,12 +100,10 @@ def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
 def check(job: JobSpec, settings: Settings, progress: Progress, page: Path | None = None) -> Checked:
     """Return audit, splits and plan of a job without running it, and why it is refused where it is.
 
-    The page is written even then, unless no row can be trained on: it shows what training would see.
+    The page is written even then: it shows what is wrong, and what training would see.
     """
     checked = _checked(job, settings, progress)
-    if page is not None and checked.prepared is None:
-        progress.say("no report: there is no training row to show")
-    elif page is not None:
+    if page is not None:
         try:
             page.write_text(checked.page(), encoding="utf-8")
         except OSError as error:
@@ -158,7 +166,8 @@ def refuse_qlora() -> None:
 
 def prepare(job: JobSpec, store: Store, progress: Progress) -> str:
     """Return the key of the job's prepared data set in the store, made now unless it is there."""
-    form = Form(template_of(load_tokenizer(job.base), job.data.template), job.data.loss_on, _max_length(job))
+    max_length, readable = _max_length(job)
+    form = Form(template_of(load_tokenizer(job.base), job.data.template), job.data.loss_on, max_length, readable)
     with store.scratch() as scratch:
         sources = _read(job, scratch)
         key = _key(job, sources, form)
@@ -195,19 +204,20 @@ def _read(job: JobSpec, scratch: Path) -> Sources:
     return Sources(parts, mixed, problems, _rows_hash(parts | mixed), scratch)
 
 
-def _max_length(job: JobSpec) -> int:
-    """Return the job's length, bounded by what the base can read; refuse a longer one that the user asked for."""
+def _max_length(job: JobSpec) -> tuple[int, int | None]:
+    """Return the job's length, bounded by what the base can read, and that bound; refuse a longer one asked for."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(job.base, trust_remote_code=False)
-    context = getattr(config, "max_position_embeddings", None) or job.train.max_length
+    readable: int | None = getattr(config, "max_position_embeddings", None)
+    context = readable or job.train.max_length
     if job.train.max_length > context and job.train.max_length_given:
         raise JobFileError(
             f"train.max_length is {job.train.max_length}, and the base reads {context} tokens",
             f"set train.max_length to {context} or less",
             "train.max_length",
         )
-    return min(job.train.max_length, int(context))
+    return min(job.train.max_length, context), readable
 
 
 def _rows_hash(parts: dict[str, RowFile]) -> str:
@@ -238,7 +248,7 @@ def _key(job: JobSpec, sources: Sources, form: Form) -> str:
     tokenizer = form.template.tokenizer.backend_tokenizer.to_str()
     vocabulary = hashlib.sha256(tokenizer.encode()).hexdigest()
     given = list(sources.parts)
-    shaping = [FORM, sources.data_hash, given, data, form.template.source, vocabulary, form.max_length]
+    shaping = [FORM, sources.data_hash, given, data, form.template.source, vocabulary, form.max_length, form.readable]
     shaping += [_places_hash(sources), sources.problems, job.evaluate.metrics]
     shaping += [[FileRecord.of(file).model_dump() for file in sources.problems.files]]
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,17 +1,20 @@
 """Rows on disk that are read like a list: a million of them take eight bytes each in memory.
 
 Audit, splits and tokenisation look at all rows several times. Held as objects a row takes one to three kilobytes, so
-they lie in one file instead, one JSON array a line, and are decoded when they are looked at (about 10 µs). Views pick
-and chain rows without reading any. Nothing is mapped: pages of a mapped file count as the process's memory.
+they lie in one file instead and are decoded when they are looked at (2 to 4 µs). Views pick and chain rows without
+reading any. All of them can be handed to another process, which opens the files anew. Nothing is mapped: pages of a
+mapped file count as the process's memory. The file is scratch of one run and one version of Python (``marshal``, a
+quarter of the time of JSON), never an artifact.
 """
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import overload
 
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 from trainers.rows import Row
 
 READ_BYTES = 2**20
+MARSHAL_VERSION = 2
+"""The last one that writes equal rows as equal bytes, whatever objects they share."""
 
 
 class RowSequence(Sequence[Row]):
@@ -52,9 +57,14 @@ class RowFile(RowSequence):
     """The rows of one file written by ``RowFile.write``; the file may be unlinked while it is open."""
 
     def __init__(self, path: Path, starts: NDArray[np.int64]) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         self._starts = starts
+
+    def __reduce__(self) -> tuple[type[RowFile], tuple[Path, NDArray[np.int64]]]:
+        """Be opened anew where it is unpickled."""
+        return RowFile, (self._path, self._starts)
 
     @classmethod
     def write(cls, path: Path, rows: Iterable[Row]) -> RowFile:
@@ -80,8 +90,9 @@ class RowFile(RowSequence):
         while first < len(self):
             start = int(self._starts[first])
             last = max(first + 1, int(np.searchsorted(self._starts, start + READ_BYTES, side="right")) - 1)
-            lines = os.pread(self._descriptor, int(self._starts[last]) - start, start)
-            yield from map(_decoded, lines.splitlines())
+            data = memoryview(os.pread(self._descriptor, int(self._starts[last]) - start, start))
+            ends = (self._starts[first : last + 1] - start).tolist()
+            yield from (_decoded(data[begin:end]) for begin, end in pairwise(ends))
             first = last
 
 
@@ -125,10 +136,10 @@ class ChainedRows(RowSequence):
 
 def _encoded(row: Row) -> bytes:
     fields = (row.messages, row.label, row.references, row.group, row.source, row.where, row.synthetic, row.extra)
-    return json.dumps(fields).encode() + b"\n"
+    return marshal.dumps(fields, MARSHAL_VERSION)
 
 
-def _decoded(line: bytes) -> Row:
-    messages, label, references, group, source, where, synthetic, extra = json.loads(line)
+def _decoded(data: bytes | memoryview) -> Row:
+    messages, label, references, group, source, where, synthetic, extra = marshal.loads(data)
     named = label if label is None else sys.intern(label)
-    return Row(tuple(messages), named, tuple(references), group, sys.intern(source), where, synthetic, extra)
+    return Row(messages, named, references, group, sys.intern(source), where, synthetic, extra)

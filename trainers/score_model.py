@@ -19,10 +19,11 @@ from cluster.spec import DataSpec
 from cluster.store import Store
 from trainers.evaluation import BOOTSTRAP_SEED, write_predictions
 from trainers.inference import Inference, predict
-from trainers.metrics import AUC_MAX_LABELS, Task, choose_metrics
+from trainers.metrics import AUC_MAX_LABELS, choose_metrics
 from trainers.scoring import intervals, score
 from trainers.sources import SourceProblems, read_rows
 from trainers.splits import evaluation_examples
+from trainers.tasks import is_answered, task_of
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -46,12 +47,13 @@ def evaluate_model(
     """
     spec = DataSpec.model_validate({"train": list(data), "columns": columns})
     problems = SourceProblems()
-    rows = [row for row in read_rows(spec.train, spec, source="data", problems=problems) if row.completion]
+    rows = [row for row in read_rows(spec.train, spec, source="data", problems=problems) if is_answered(row)]
     if not rows:
         raise DataError(f"no row of {', '.join(data)} has an answer to score against", "check --columns")
     examples = evaluation_examples(rows)
-    labels = sorted({row.label for row in rows if row.label is not None})
-    task: Task = "classification" if labels else "generation" if rows[0].prompt else "text"
+    task = task_of(rows)
+    assert task is not None, "these rows have answers"
+    labels = sorted({str(row.label) for row in rows}) if task == "classification" else []
     path = model_directory(model, Registry(settings))
     progress.say(f"evaluate: {path} on {len(examples):,} examples")
     predictions = predict(

@@ -1,8 +1,8 @@
 """Splits and draws that did not come out as the job asks → findings that say why.
 
 A wanted split without rows is no split: nothing picks the checkpoint, or nothing scores the release. Where the user
-gave its file that is an error, and where it was to be split off a warning with the cause. A source of a mixture that
-gives fewer rows than its weight asks for is said, too.
+gave its file that is an error which nobody can allow, and where it was to be split off a warning with the cause. A
+source of a mixture that gives fewer rows than its weight asks for is said, too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def emptied_evidence(data: AuditData) -> Iterator[Evidence]:
         code = "target_truncated" if cut else "target_missing"
         detail = f"nothing is left of {name}: {' and '.join(causes)}"
         remedy = "Raise train.max_length, or shorten the prompts." if cut else "Fill in the answers, or leave it out."
-        yield Evidence(code, "error", rows, detail, remedy)
+        yield Evidence(code, "error", rows, detail, remedy, allowable=False)
 
 
 def _is_all_cut(data: AuditData) -> bool:

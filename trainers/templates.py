@@ -209,11 +209,15 @@ class Template:
         return answer[: end.end("stop")] if end["stop"] else answer[: end.start()] + added_stop
 
     @cached_property
+    def special_tokens(self) -> list[str]:
+        """The texts of the tokenizer's special tokens, which it recognises wherever they stand."""
+        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return sorted({token for token in (*added, *self.tokenizer.all_special_tokens) if token.strip()})
+
+    @cached_property
     def _end_pattern(self) -> re.Pattern[str]:
         """The white space and special tokens that a text ends with; group ``stop`` is the first of the tokens."""
-        added = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        special = sorted({token for token in (*added, *self.tokenizer.all_special_tokens) if token.strip()})
-        either = "|".join(re.escape(token) for token in special)
+        either = "|".join(re.escape(token) for token in self.special_tokens)
         return re.compile(rf"(?<!\s)\s*(?:(?P<stop>{either})(?:\s|{either})*)?\Z")
 
     def _render(self, messages: Sequence[Message], *, prompt: bool) -> str:

@@ -67,21 +67,36 @@ def encode_rows(
     num_rows, refused = 0, list[DataError]()
     for batch in _batches(rows):
         num_rows += len(batch)
-        pieces = [_segments(row, template, loss_on, refused if problems is not None else None) for row in batch]
+        made: dict[tuple[tuple[str, str], ...], list[Segment]] = {}
+        pieces: list[list[Segment]] = []
+        for row in batch:
+            said = tuple(item for message in row.messages for item in message.items())
+            segments = made.get(said) or _segments(row, template, loss_on, None if problems is None else refused)
+            made[said] = segments
+            pieces.append(segments)
         distinct = list(dict.fromkeys(segment.text for segments in pieces for segment in segments))
-        encoded = template.tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"] if distinct else []
-        ids_of = dict(zip(distinct, encoded, strict=True))
+        ids_of = dict(zip(distinct, _ids(template, distinct), strict=True))
         for segments in pieces:
-            ids = np.asarray([i for segment in segments for i in ids_of[segment.text]], dtype=np.int32)
-            mask = np.repeat(
-                [segment.is_target for segment in segments], [len(ids_of[segment.text]) for segment in segments]
-            ).astype(np.bool_)
+            parts = [ids_of[segment.text] for segment in segments]
+            ids = np.concatenate([np.empty(0, np.int32), *parts])
+            mask = np.repeat([segment.is_target for segment in segments], [len(part) for part in parts])
+            mask = mask.astype(np.bool_)
             mask[:1] = False
             yield Encoded(ids[:max_length], mask[:max_length], len(ids), int(mask.sum()))
     if refused and len(refused) == num_rows:
         raise refused[0]
     if problems is not None:
         problems += [SourceProblem("roles_broken", error.where, error.what) for error in refused]
+
+
+def _ids(template: Template, texts: list[str]) -> list[NDArray[np.int32]]:
+    """Return the token ids of every text."""
+    if not texts:
+        return []
+    encoded = template.tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+    )
+    return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
 
 def _segments(row: Row, template: Template, loss_on: LossOn, refused: list[DataError] | None) -> list[Segment]:

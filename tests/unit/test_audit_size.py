@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,20 @@ def test_truncation_tells_rows_cut_from_rows_whose_answer_is_cut():
     assert (losing.code, losing.rows.tolist(), losing.severity) == ("target_truncated", [1, 2, 3], "warning")
     # Kept of the targets: 0 of 10 (they begin at 110), 10 of 30, 0 of 150.
     assert "180 of 200 target tokens are cut; 2 rows keep none" in losing.detail
+
+
+@pytest.mark.parametrize(
+    ("readable", "advice"),
+    [
+        (None, "Raise train.max_length (up to 300), shorten"),
+        (512, "Raise train.max_length (up to 300), shorten"),
+        (256, "Raise train.max_length (up to 256, which is all that the base reads: 300 would be needed), shorten"),
+        (100, "The base reads no more than 100 tokens: shorten"),
+    ],
+)
+def test_no_length_is_advised_that_the_base_cannot_read(readable: int | None, advice: str):
+    tokens = replace(counts([50, 300], [10, 150], 100), readable=readable)
+    assert all(one.remedy.startswith(advice) for one in truncation_evidence(audited(clean_chats(2), tokens=tokens)))
 
 
 def test_answers_cut_in_every_row_are_an_error():

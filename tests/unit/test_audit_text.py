@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.audited_rows import audited, chat, clean_chats
+from tests.audited_rows import chat, clean_chats
+from trainers.audit_languages import language_evidence
 from trainers.audit_text import (
     boilerplate,
     control_characters,
     encoding_damage,
-    language_evidence,
     repaired,
     text_evidence,
     without_control_characters,
@@ -73,7 +73,7 @@ def test_stock_text_counts_in_answers_only_and_as_a_phrase():
         chat("Hi", "I’m sorry, but I can’t help you."),
         chat("Hi", "As an AI, it is used as a language model, in search."),
     ]
-    (found,) = [e for e in text_evidence(audited(rows), 0.02) if e.code == "boilerplate"]
+    (found,) = [e for e in text_evidence(rows) if e.code == "boilerplate"]
     assert found.rows.tolist() == [1, 2]
     assert boilerplate("A plain answer.") is None
 
@@ -81,11 +81,21 @@ def test_stock_text_counts_in_answers_only_and_as_a_phrase():
 def test_personal_data_is_reported_masked():
     rows = clean_chats(20)
     rows[3] = chat("Who?", "Write to anna.berg@firma.de or call +49 30 901820.")
-    (found,) = [e for e in text_evidence(audited(rows), 0.02) if e.code == "pii"]
+    (found,) = [e for e in text_evidence(rows) if e.code == "pii"]
     assert found.rows.tolist() == [3]
     assert "a***@f***.de" in found.detail
     assert "anna.berg" not in found.detail
     assert "901820" not in found.detail
+
+
+def test_a_special_token_written_as_text_is_a_control_character():
+    rows = clean_chats(20)
+    rows[3] = chat("Who?", "Nobody.<|im_end|>\n<|im_start|>user")
+    rows[5] = chat("What does </s> mean?", "It ends a text.")
+    (found,) = text_evidence(rows, ["<|im_end|>", "<|im_start|>", "</s>", "<s>"])
+    assert (found.code, found.severity, found.rows.tolist()) == ("control_characters", "warning", [3, 5])
+    assert "“<|im_end|>” ×1" in found.detail
+    assert text_evidence(rows) == []
 
 
 FOREIGN = "Das Restaurant ist nicht teuer und liegt auch nicht am Fluss."

@@ -262,8 +262,8 @@ def test_check_writes_the_page_also_where_the_run_cannot_fit(
 ):
     monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
     page = tmp_path / "page.html"
-    assert main(["check", str(job_file(tmp_path, base, "cluster: {workers: 999}\n")), "--report", str(page)]) == 4
-    assert "999 workers asked" in capsys.readouterr().err
+    assert main(["check", str(job_file(tmp_path, base, "cluster: {workers: 999}\n")), "--report", str(page)]) == 2
+    assert "the audit found errors (above), and 999 workers asked" in capsys.readouterr().err  # the data comes first
     assert "999 workers asked" in text_of("plan", page.read_text(encoding="utf-8"))
 
 

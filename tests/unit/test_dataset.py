@@ -11,7 +11,8 @@ from cluster.errors import DataError
 from cluster.spec import DataSpec
 from tests.checked_sets import checked_set
 from tests.tiny import ticket_rows
-from trainers.dataset import NothingToTrainOn, divide, drawn_rows, split_names
+from trainers.dataset import NothingToTrainOn
+from trainers.division import divide, drawn_rows, split_names
 from trainers.duplicates import NearTexts, row_hashes
 from trainers.minhash import near_duplicate_pairs
 from trainers.rows import Row

@@ -57,7 +57,7 @@ def sentences(rng: np.random.Generator, count: int, num_words: int = 60) -> list
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9])
 def test_near_pairs_are_those_of_brute_force(seed: int, threshold: float):
-    texts = list(dict.fromkeys(sentences(np.random.default_rng(seed), 200)))
+    texts = list(dict.fromkeys(map(folded, sentences(np.random.default_rng(seed), 200))))
     expected = brute_force(texts, threshold)
     pairs = near_duplicate_pairs(texts, threshold)
     found = {(int(i), int(j)): s for i, j, s in zip(pairs.i, pairs.j, pairs.jaccard, strict=True)}
@@ -72,7 +72,7 @@ def test_near_pairs_are_those_of_brute_force(seed: int, threshold: float):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(alphabet="ab \n€Ä", max_size=12), max_size=12))
 def test_short_and_odd_texts_are_compared_by_the_definition(texts: list[str]):
-    pairs = near_duplicate_pairs(texts, 0.8)
+    pairs = near_duplicate_pairs([folded(text) for text in texts], 0.8)
     expected = brute_force(texts, 0.8)
     assert {(int(i), int(j)) for i, j in zip(pairs.i, pairs.j, strict=True)} <= expected.keys()
     groups = connected_groups(len(texts), (pairs.i, pairs.j))
@@ -84,7 +84,7 @@ def test_short_and_odd_texts_are_compared_by_the_definition(texts: list[str]):
 def test_real_near_duplicates_are_those_of_brute_force(realdata: Path):
     with (realdata / "e2e" / "trainset.csv").open(newline="", encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda record: record["mr"])[:1000]  # neighbours share their input
-    texts = list(dict.fromkeys(f"{row['mr']}\n{row['ref']}" for row in rows))
+    texts = list(dict.fromkeys(folded(f"{row['mr']}\n{row['ref']}") for row in rows))
     similar = brute_force(texts, 0.6)
     for threshold in (0.6, 0.8):
         pairs = near_duplicate_pairs(texts, threshold)
@@ -118,6 +118,16 @@ def test_a_crowd_costs_time_by_its_rows_not_its_pairs(texts: list[str]):
     # 200 million pairs would take hours; this takes about two seconds on one core.
     assert time.process_time() - began_s < 20
     assert len(np.unique(connected_groups(len(texts), (pairs.i, pairs.j)))) == 1
+
+
+@pytest.mark.parametrize("rows_in_memory", [50, 300, 999])
+def test_signatures_and_bands_on_disk_give_the_same_pairs_and_leave_nothing(tmp_path: Path, rows_in_memory: int):
+    texts = sentences(np.random.default_rng(1), 1000)
+    in_memory = near_duplicate_pairs(texts)
+    on_disk = near_duplicate_pairs(texts, scratch=tmp_path, rows_in_memory=rows_in_memory)
+    assert len(in_memory.i) > 100
+    assert all(np.array_equal(a, b) for a, b in zip(in_memory, on_disk, strict=True))
+    assert not list(tmp_path.iterdir())
 
 
 def test_memory_stays_bounded_while_texts_grow():

@@ -96,6 +96,7 @@ def test_the_designs_job_file_loads_and_reads_back_equal(here: Path):
     [
         ("train: {epoch: 2}", "job.yaml:4", ["train.epoch is no key", "did you mean epochs?"]),
         ("train:\n  lora:\n    rnk: 2", "job.yaml:6", ["train.lora.rnk", "did you mean rank?"]),
+        ("train: {lr: 0.1}", "job.yaml:4", ["train.lr is no key", "did you mean learning_rate?"]),
         ("trian: {}", "job.yaml:4", ["trian is no key", "did you mean train?"]),
         ("epochs: 2", "job.yaml:4", ["did you mean train.epochs?"]),
         ("train.epochs: 2", "job.yaml:4", ["did you mean train.epochs?"]),

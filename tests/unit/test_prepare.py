@@ -16,6 +16,7 @@ from cluster.progress import Progress
 from cluster.session import Settings
 from tests.tiny import ticket_rows, write_base, write_jsonl
 from trainers.prepare import ready
+from trainers.templates import load_tokenizer
 
 Shown = tuple[int, dict[str, Any], str]
 
@@ -61,7 +62,31 @@ def test_training_rows_without_a_target_token_are_shown_before_the_error(job: Pa
     assert (code, report["plan"], report["ok"]) == (2, None, False)
     assert errors(report) == {"target_truncated"}
     assert "no training row" in said
-    assert main(["check", str(job), "--set", "train.max_length=8", "--report", str(job.with_suffix(".html"))]) == 2
+    page = job.with_suffix(".html")
+    assert main(["check", str(job), "--set", "train.max_length=8", "--report", str(page)]) == 2
+    shown = page.read_text(encoding="utf-8")
+    assert "Nothing to train on" in shown
+    assert "target_truncated" in shown
+    assert "train.jsonl:1" in shown, "the finding's rows are shown"
+
+
+def test_a_given_test_without_a_usable_row_is_refused_whatever_is_allowed(
+    job: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_jsonl(job.parent / "test.jsonl", [{"text": "Where is it?", "label": ""}])
+    asked = [f"data.test={job.parent / 'test.jsonl'}", "data.audit.allow=['*']"]
+    code, report, _ = checked(capsys, job, *asked)
+    assert (code, report["ok"], errors(report)) == (2, False, {"target_missing"})
+
+
+def test_a_special_token_written_in_a_row_is_found(job: Path, base: Path, capsys: pytest.CaptureFixture[str]):
+    eos = load_tokenizer(str(base)).eos_token
+    write_jsonl(job.parent / "train.jsonl", [*ticket_rows(60), {"text": f"It said {eos} and stopped", "label": "bug"}])
+    _, report, _ = checked(capsys, job)
+    (found,) = [finding for finding in report["findings"] if finding["code"] == "control_characters"]
+    assert (found["severity"], found["count"]) == ("warning", 1)
+    assert eos in found["detail"]
+    assert found["rows"][0].endswith("train.jsonl:61")
 
 
 @pytest.mark.parametrize(

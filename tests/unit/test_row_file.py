@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,20 @@ def test_two_readers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> No
     given = rows(40, words=10_000)
     kept = RowFile.write(tmp_path / "rows", given)
     assert [(a, b) for a, b in zip(kept, kept, strict=True)] == [(row, row) for row in given]
+
+
+def test_rows_handed_to_another_process_are_the_same(tmp_path: Path) -> None:
+    given = rows(20)
+    kept = RowFile.write(tmp_path / "rows", given)
+    views = ChainedRows([PickedRows(kept, np.array([3, 1])), kept])
+    assert list(pickle.loads(pickle.dumps(views))) == [given[3], given[1], *given]
+
+
+def test_equal_rows_are_equal_bytes_whatever_they_share(tmp_path: Path) -> None:
+    given = rows(5)
+    RowFile.write(tmp_path / "a", given)
+    RowFile.write(tmp_path / "b", pickle.loads(pickle.dumps(given)))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_no_rows_are_an_empty_sequence(tmp_path: Path) -> None:
