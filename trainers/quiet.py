@@ -19,13 +19,14 @@ with those."""
 
 
 def quiet_libraries() -> None:
-    """Silence DeepSpeed's device notice and info lines, transformers' loading bars, and renaming notices."""
+    """Silence device notices and info lines, transformers' loading bars, and renaming notices."""
     import torch
     from transformers.utils import logging as transformers_logging
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    for name in ("DeepSpeed", "bitsandbytes"):  # the latter wants a kernel for 4-bit products on CPUs, where we have none
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message, category in RENAMED:
         warnings.filterwarnings("ignore", message=message, category=category)

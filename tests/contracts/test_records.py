@@ -21,8 +21,9 @@ from cluster.records import (
     TrainResult,
 )
 
-PLAN = """{"workers": 2, "gpus_per_worker": 0.0, "cpus_per_worker": 1.0, "device": "cpu", "precision": "fp32",
- "zero_stage": 2, "steps": 30, "steps_per_epoch": 10, "micro_batch_tokens": 2048, "micro_batches": 1,
+PLAN = """{"workers": 2, "min_workers": null, "gpus_per_worker": 0.0, "cpus_per_worker": 1.0, "device": "cpu",
+ "precision": "fp32", "zero_stage": 2, "steps": 30, "steps_per_epoch": 10, "micro_batch_tokens": 2048,
+ "micro_batches": 1, "scores_aside": false,
  "parameters": 1000000, "trainable_parameters": 1000000, "memory_bytes": {"weights": 4000000},
  "available_bytes": 8000000000, "formula": "", "hours": null, "hours_source": "", "cost_usd": null, "advice": []}"""
 

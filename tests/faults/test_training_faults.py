@@ -19,8 +19,10 @@ import psutil
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from tests.faults.conftest import EVERY, GOES_ON, LAYOUT_TOLERANCE, Command, Job, Recovery
+from tests.tiny import write_base
 
 slow = pytest.mark.slow
 Same = Callable[[str], None]
@@ -175,8 +177,12 @@ def test_out_of_memory_halves_the_micro_batches_and_changes_nothing_else(job: Jo
         torch.testing.assert_close(value, unbroken[name], rtol=0, atol=LAYOUT_TOLERANCE)
 
 
-def test_a_diverging_loss_is_an_error_that_is_not_tried_again(job: Job) -> None:
-    command = job.start("diverging", "--set", "train.learning_rate=1e30")
+def test_a_loss_that_is_not_finite_is_an_error_that_is_not_tried_again(job: Job, tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(base)
+    command = job.start("diverging", "--set", f"base={base}")
     assert command.ends() == 1, command.said
     assert "the loss became" in command.said
     assert "lower train.learning_rate" in command.said
