@@ -9,6 +9,7 @@ tries once more, from the trial's newest checkpoint.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import threading
@@ -37,6 +38,8 @@ from tuning.space import trial_job
 from tuning.trials import Assigned, trial_directory, trial_history
 
 if TYPE_CHECKING:
+    import torch
+
     from cluster.spec import JobSpec
     from trainers.loop_state import StepRecord
 
@@ -224,7 +227,17 @@ def _train_here(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, dire
         return
     finally:
         reporter.close()
+        _free_memory(ranks.device)
     leave(_ended(trained, arena, assigned), directory)
+
+
+def _free_memory(device: torch.device) -> None:
+    """Let go of the trial's engine, whose parts refer to each other, before the next trial needs its room."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _ended(trained: TrainedWeights | None, arena: Arena, assigned: Assigned) -> Outcome:
