@@ -26,7 +26,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    for name in ("DeepSpeed", "bitsandbytes"):  # the latter wants a kernel for 4-bit products on CPUs, where we have none
+    for name in ("DeepSpeed", "bitsandbytes"):  # which misses a kernel for 4-bit CPUs
         logging.getLogger(name).setLevel(logging.ERROR)
     for message, category in RENAMED:
         warnings.filterwarnings("ignore", message=message, category=category)
