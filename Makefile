@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m trainers.ops
 	@touch $@
 
-demo: setup  ## the main job on real input: data, a base model, a small sweep, evaluation, gate, registry
+demo: setup  ## the main job on real input: data, a base model, training on 2 workers, evaluation, gate, registry
 	@began=$$SECONDS; $(BIN)/hone demo $(DEMO); echo "demo: done in $$((SECONDS - began)) s"
 
 check: setup  ## format, lint, types, imports, generated docs, unit tests

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec
 
 EXIT_GATE = 3
-DEMO_BUDGET = ("sweep.trials=4",)
-"""The demo's job as written searches longer: `hone sweep HONE_HOME/demo/full-sweep.yaml`."""
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -38,8 +36,7 @@ def demo(arguments: argparse.Namespace) -> int:
     job_file = pipeline.entry("trainers.demo:write_demo")(
         settings, progress, method=arguments.method, overrides=arguments.set
     )
-    job = load_job(job_file, [*DEMO_BUDGET, *arguments.set] if arguments.method == "full" else arguments.set)
-    return _run_job(job, arguments, settings, progress)
+    return _run_job(load_job(job_file, arguments.set), arguments, settings, progress)
 
 
 def init(arguments: argparse.Namespace) -> int:

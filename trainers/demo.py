@@ -71,7 +71,7 @@ GATES = {"full": '["accuracy >= 0.69", "macro_f1 >= 0.64"]', "lora": '["accuracy
 
 
 def write_demo(settings: Settings, progress: Progress, *, method: str, overrides: Sequence[str] = ()) -> Path:
-    """Make what the demo needs and return its job file: a sweep of full tuning, or a training of an adapter.
+    """Make what the demo needs and return its job file; beside it lies the same job with a sweep block.
 
     Raises UsageError for a home that is no local directory.
     """
@@ -91,14 +91,8 @@ def write_demo(settings: Settings, progress: Progress, *, method: str, overrides
     held_out = held_out_texts(load_job(job, overrides).data)
     base = _base(folder, library, {row.label for row in rows}, held_out, progress)
     _write_job(job, method, f"./{base.name}")
-    sweep = sweep_file(job)
-    _write_job(sweep, method, f"./{base.name}", SWEEP_KEYS)
-    return sweep if method == "full" else job
-
-
-def sweep_file(job: Path) -> Path:
-    """Return where the same job lies with a sweep block."""
-    return job.with_stem(f"{job.stem}-sweep")
+    _write_job(job.with_stem(f"{job.stem}-sweep"), method, f"./{base.name}", SWEEP_KEYS)
+    return job
 
 
 def _write_job(path: Path, method: str, base: str, sweep: str = "") -> None:
