@@ -91,3 +91,13 @@ def write_base(path: Path, *, seed: int = 0) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(path)
     return path
+
+
+def write_diverging_base(path: Path) -> Path:
+    """The same with a weight that is no number, so that its first loss is none."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(write_base(path))
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(path)
+    return path

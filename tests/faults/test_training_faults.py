@@ -19,10 +19,9 @@ import psutil
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from tests.faults.conftest import EVERY, GOES_ON, LAYOUT_TOLERANCE, Command, Job, Recovery
-from tests.tiny import write_base
+from tests.tiny import write_diverging_base
 
 slow = pytest.mark.slow
 Same = Callable[[str], None]
@@ -178,10 +177,7 @@ def test_out_of_memory_halves_the_micro_batches_and_changes_nothing_else(job: Jo
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_is_not_tried_again(job: Job, tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model.model.norm.weight.data[0] = float("nan")
-    model.save_pretrained(base)
+    base = write_diverging_base(tmp_path / "base")
     command = job.start("diverging", "--set", f"base={base}")
     assert command.ends() == 1, command.said
     assert "the loss became" in command.said

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.cli import main
 from cluster.records import FINDING_CODES
-from tests.tiny import write_base
+from tests.tiny import write_diverging_base
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -136,10 +136,7 @@ def test_check_prints_the_contract_and_trains_nothing(
 def test_a_loss_that_is_not_finite_ends_the_run_and_registers_nothing(
     tmp_path: Path, home: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = write_base(tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model.model.norm.weight.data[0] = float("nan")
-    model.save_pretrained(base)
+    base = write_diverging_base(tmp_path / "base")
     code, _, err = run_json(capsys, "train", str(job_file(tmp_path, base, tickets)))
     assert code == 1
     assert "the loss became" in err

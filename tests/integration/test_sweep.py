@@ -13,11 +13,10 @@ import pytest
 import ray
 from mlflow import MlflowClient
 from ray.util.placement_group import placement_group_table
-from transformers import AutoModelForCausalLM
 
 from cluster.cli import main
 from cluster.jobfile import load_job
-from tests.tiny import write_base
+from tests.tiny import write_base, write_diverging_base
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -153,10 +152,7 @@ def test_trials_of_two_workers_fill_the_cluster_to_the_last_processor_and_end(
 def test_where_every_trial_diverges_nothing_is_registered(
     tmp_path: Path, home: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = write_base(tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(base)
-    model.model.norm.weight.data[0] = float("nan")
-    model.save_pretrained(base)
+    base = write_diverging_base(tmp_path / "base")
     code, _, err = swept(capsys, job_file(tmp_path, base, tickets, {"trials": 3}))
     assert code == 1
     assert "3 trials 3 diverged" in err
