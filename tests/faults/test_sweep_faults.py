@@ -75,6 +75,7 @@ def result(command: Command) -> dict[str, Any]:
     return json.loads(command.out.read_text().splitlines()[-1])
 
 
+@slow
 def test_a_killed_driver_is_gone_on_with_and_exactly_the_missing_trials_are_run(sweep: Job) -> None:
     command = start(sweep, "driver")
     command.until(lambda: len(trials(command)) >= 2 and len(evaluated(command)) >= 3)
@@ -124,6 +125,7 @@ def test_a_trial_that_is_killed_every_time_is_counted_as_failed_with_its_cause(s
     assert "Traceback" not in command.said
 
 
+@slow
 def test_terminated_it_stops_its_trials_and_goes_on_with_them_where_they_were(sweep: Job) -> None:
     command = start(sweep, "terminated")
     command.until(lambda: evaluated(command))
