@@ -24,6 +24,8 @@ ENVIRONMENT = {
     **OWN_RAY,
     # Several nodes are refused without; addresses other than 127.0.0.1 are kept as they are given.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
