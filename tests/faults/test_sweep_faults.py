@@ -152,7 +152,7 @@ def test_terminated_it_stops_its_trials_and_goes_on_with_them_where_they_were(sw
 UNDER_A_RAY = """
 import sys, time, ray
 from cluster.cli import main
-ray.init(num_cpus=2, include_dashboard={dashboard}, log_to_driver=False, logging_level="ERROR")
+ray.init("local", num_cpus=2, include_dashboard={dashboard}, log_to_driver=False, logging_level="ERROR")
 code = main(sys.argv[1:])
 deadline = time.monotonic() + 20
 while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < deadline:
