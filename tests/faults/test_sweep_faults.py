@@ -181,4 +181,5 @@ def test_trials_of_two_workers_on_two_processors_end_with_and_without_a_dashboar
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["trials"], found["failed"]) == (3, 0)
-    assert found["pruned"] >= 1
+    # A trial of two seconds may end before it has read its verdict.
+    assert any(home.glob("runs/*/trials/*/stop.json")), "none was judged worse"
