@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -22,10 +21,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+from heading import heading
 
 from trainers.demo_base import Piece, Pretraining, build_base, corpus
 from trainers.demo_data import docstring_rows, sources
@@ -100,11 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     asked = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "transformers", "pyarrow"))
-    print("# Audit at scale\n")
-    print(f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {versions};", end=" ")
-    print(f"commit {commit}\n\n    python benchmarks/audit_scale.py --rows {' '.join(map(str, asked.rows))}\n")
+    command = f"benchmarks/audit_scale.py --rows {' '.join(map(str, asked.rows))}"
+    print(heading("Audit at scale", command, ("numpy", "transformers", "pyarrow")))
     library = sources(Path(sysconfig.get_path("stdlib")))
     pieces: list[Piece] = corpus(library, {row.label for row in docstring_rows(library)}, [])
     sentences = sorted({" ".join(piece.text.split()) for piece in pieces if 20 < len(piece.text) < 200})

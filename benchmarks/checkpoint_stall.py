@@ -17,8 +17,8 @@ from statistics import mean, median
 
 import numpy as np
 
-from benchmarks.heading import heading
-from benchmarks.ray_overhead import WARM_UP, run, write_job
+from heading import heading
+from ray_overhead import WARM_UP, run, write_job
 
 METHODS = ("full", "lora")
 

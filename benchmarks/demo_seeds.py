@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
+
+from heading import heading
 
 HONE = Path(sys.executable).parent / "hone"
 METRICS = ("accuracy", "macro_f1")
@@ -39,12 +38,8 @@ def main() -> None:
     parser.add_argument("--method", choices=("full", "lora"), default="full")
     parser.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed", "ray", "peft"))
-    print(
-        f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {versions}; commit {commit}"
-    )
-    print(f"command: python benchmarks/demo_seeds.py --method {asked.method} --seeds {asked.seeds}\n")
+    command = f"benchmarks/demo_seeds.py --method {asked.method} --seeds {asked.seeds}"
+    print(heading("The demo over seeds", command, ("torch", "transformers", "deepspeed", "ray", "peft")))
     rows = [run(asked.method, seed) for seed in range(asked.seeds)]
     print("| seed | " + " | ".join(rows[0]) + " |")
     print("|---|" + "---:|" * len(rows[0]))

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-from benchmarks.heading import heading
+from heading import heading
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What stands above every benchmark's tables: the machine, the versions, the commit and the command."""
+"""What every benchmark's report has: the machine, the versions, the commit and the command; how values spread."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
+from statistics import median
 
 
 def heading(title: str, command: str, packages: Sequence[str]) -> str:
@@ -15,3 +16,8 @@ def heading(title: str, command: str, packages: Sequence[str]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     machine = f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}"
     return f"# {title}\n\n{machine}, {versions}; commit {commit.stdout.strip()}\n\n    python {command}\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median, and the least and the most value."""
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -23,8 +23,8 @@ from statistics import mean, median
 
 import numpy as np
 
-from benchmarks.heading import heading
-from benchmarks.train_throughput import REALDATA, small_model
+from heading import heading
+from train_throughput import REALDATA, small_model
 
 BATCH, ROWS = 16, 4000
 WARM_UP = 5

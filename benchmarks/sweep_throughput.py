@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+from heading import heading, spread
 
 CONTESTANTS = ("ours", "recipe")
 RATES, BATCHES = (1e-4, 3e-3), (16, 32)
@@ -196,22 +195,14 @@ def compare(folder: Path, asked: argparse.Namespace) -> None:
             if done.returncode:
                 raise SystemExit(f"{contestant} failed:\n{done.stderr[-3000:]}")
             found[contestant].append(3600 * asked.trials / json.loads(done.stdout.splitlines()[-1])["seconds"])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    names = ("torch", "transformers", "ray", "optuna", "deepspeed")
-    print("# Sweep throughput\n")
-    print(f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()},", end=" ")
-    print(f"{', '.join(f'{name} {version(name)}' for name in names)}; commit {commit}\n")
-    print(f"    python benchmarks/sweep_throughput.py --trials {asked.trials} --repeats {asked.repeats}\n")
+    command = f"benchmarks/sweep_throughput.py --trials {asked.trials} --repeats {asked.repeats}"
+    print(heading("Sweep throughput", command, ("torch", "transformers", "ray", "optuna", "deepspeed")))
     print(f"{ROWS:,} rows, {EPOCHS} epochs, 1.1 million parameters, full tuning, {asked.trials} trials, none pruned.\n")
     print("| contestant | trials an hour: median (least to most) | ours over it: median (least to most) |")
     print("|---|---:|---:|")
     for contestant, rates in found.items():
         ratios = [mine / rate for mine, rate in zip(found["ours"], rates, strict=True)]
         print(f"| {contestant} | {spread(rates)} | {spread(ratios)} |")
-
-
-def spread(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 if __name__ == "__main__":

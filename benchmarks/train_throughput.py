@@ -14,17 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from heading import heading, spread
 from llama_shapes import Shape, llama_config, write_llama
 
 from cluster.spec import DataSpec
@@ -131,10 +130,6 @@ def compare(name: str, folder: Path, method: str, asked: argparse.Namespace) -> 
     print(f"\nours: {achieved / 1e9:.1f} GFLOP/s of {peak / 1e9:.1f} (measured matrix product): {achieved / peak:.0%}")
 
 
-def spread(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
@@ -142,12 +137,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--model", choices=[*MODELS], action="append")
     asked = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    names = ("torch", "transformers", "trl", "peft", "deepspeed")
-    print("# Training throughput\n")
-    print(f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()},", end=" ")
-    print(f"{', '.join(f'{name} {version(name)}' for name in names)}; commit {commit}\n")
-    print(f"    python benchmarks/train_throughput.py --repeats {asked.repeats} --steps {asked.steps}\n")
+    command = f"benchmarks/train_throughput.py --repeats {asked.repeats} --steps {asked.steps}"
+    print(heading("Training throughput", command, ("torch", "transformers", "trl", "peft", "deepspeed")))
     print(
         f"E2E, {ROWS:,} rows, global batch {BATCH}, {asked.threads} threads, fp32, learning rate 1e-3 constant, AdamW"
     )
