@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
-
 from heading import heading
 from ray_overhead import WARM_UP, run, write_job
 

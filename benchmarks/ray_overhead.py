@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import mean, median
 
 import numpy as np
-
 from heading import heading
 from train_throughput import REALDATA, small_model
 
