@@ -103,7 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         job, home = write_job(folder, asked.steps), folder / "home"
-        under_python(job, home, "train.epochs=0.02")  # prepares the data
+        run(["cluster.cli", "check", str(job)], home)  # prepares the data
         for _ in range(asked.repeats):
             plain.append(under_python(job, home))
             ray.append(under_ray(job, home))
