@@ -20,6 +20,16 @@ LEARNING_RATES: dict[Method, float] = {"full": 2e-5, "lora": 2e-4, "qlora": 2e-4
 "LoRA Without Regret", https://thinkingmachines.ai/blog/lora/."""
 
 
+def is_lower_better(metric: str) -> bool:
+    """Whether a validation metric is better when it is lower."""
+    return metric in ("loss", "perplexity")
+
+
+def mode_of(metric: str) -> Literal["min", "max"]:
+    """Return which end of a validation metric's values is the better one, in search engines' word."""
+    return "min" if is_lower_better(metric) else "max"
+
+
 class LoraSpec(Block):
     """The low-rank adapter (Hu et al. 2021, arXiv 2106.09685); used by the methods lora and qlora."""
 
@@ -139,7 +149,7 @@ class TrainSpec(Block):
     @property
     def best_by_is_generated(self) -> bool:
         """Whether `best_by` needs generated answers, or is made of the loss."""
-        return self.best_by not in ("loss", "perplexity")
+        return not is_lower_better(self.best_by)
 
     @model_validator(mode="after")
     def _adapter_fits_method(self) -> Self:

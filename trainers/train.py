@@ -126,11 +126,13 @@ def _num_workers(job: JobSpec) -> dict[str, Any]:
     return {"num_workers": (workers.min, most), "elastic_resize_monitor_interval_s": workers.grow_every_s}
 
 
-def in_thread(work: Callable[[], object]) -> None:
-    """Run ``work`` beside the main thread, which stays free for signals, and raise what it raised.
+def in_thread(
+    work: Callable[[], object], meanwhile: Callable[[], object] | None = None, *, every_s: float = 0.5
+) -> None:
+    """Run ``work`` beside this thread, which stays free for signals and does ``meanwhile``; raise what it raised.
 
-    Ray Train's own answer to Ctrl-C is to abort (ray.train.v2, ``_register_sigint_handler``); it only gives it in the
-    main thread.
+    ``meanwhile`` is done every ``every_s`` seconds, and once more after the end. Ray Train's own answer to Ctrl-C is to
+    abort (ray.train.v2, ``_register_sigint_handler``); it only gives it in the main thread.
     """
     raised: list[BaseException] = []
 
@@ -143,7 +145,9 @@ def in_thread(work: Callable[[], object]) -> None:
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(LOOK_EVERY_S)
+        thread.join(every_s)
+        if meanwhile:
+            meanwhile()
     if raised:
         raise raised[0]
 
@@ -227,7 +231,17 @@ def _watching(ctx: RunContext) -> Generator[None]:
 
 
 def cause_of(error: BaseException, run: str) -> BaseException:
-    """Dig our own error out of the wrappers that Ray put around it."""
+    """Return our own error where Ray wrapped one, or what ended the training in its words."""
+    last = innermost(error)
+    if isinstance(last, HoneError):
+        return last
+    reason = (str(last).strip().splitlines() or [""])[0][:300]
+    go_on = f"go on with: hone resume {run} (with --debug for the traceback)"
+    return RunFailed(f"training failed: {type(last).__name__}: {reason}", go_on)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return our own error out of the wrappers that Ray put around it, or else the last one wrapped."""
     seen: list[BaseException] = [error]
     for wrapper in seen:
         if isinstance(wrapper, HoneError):
@@ -235,7 +249,4 @@ def cause_of(error: BaseException, run: str) -> BaseException:
         failures = getattr(wrapper, "worker_failures", None) or {}
         inner = [*failures.values(), *(getattr(wrapper, name, None) for name in INNER)]
         seen += [e for e in inner if isinstance(e, BaseException) and not any(e is s for s in seen)]
-    last = seen[-1]
-    reason = (str(last).strip().splitlines() or [""])[0][:300]
-    go_on = f"go on with: hone resume {run} (with --debug for the traceback)"
-    return RunFailed(f"training failed: {type(last).__name__}: {reason}", go_on)
+    return seen[-1]

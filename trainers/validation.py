@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cluster.records import Metrics
+from cluster.train_spec import is_lower_better
 from trainers.loop_state import Best, LoopState, Pending
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Validation:
     def _best(self, state: LoopState, step: int, metrics: Metrics) -> Best:
         """Return the best evaluation when one more is known."""
         name = self._worker.inputs.train.best_by
-        value = -metrics[name] if name in ("loss", "perplexity") else metrics[name]
+        value = -metrics[name] if is_lower_better(name) else metrics[name]
         if isfinite(value) and (state.best.value is None or value > state.best.value):
             return Best(step=step, value=value, metrics=metrics)
         return state.best.model_copy(update={"misses": state.best.misses + 1})

@@ -18,8 +18,10 @@ from cluster.errors import HoneError, StoreError
 from cluster.phases import read_phases
 from cluster.records import RunStatus, TrainedWeights
 from cluster.runs import read_status, stop_requested, write_status
+from cluster.train_spec import mode_of
+from trainers.train import innermost
 from tuning.judge import FULL, PROGRESS, VALUE, Why, rungs
-from tuning.objective import RESULT, Arena, is_lower_better
+from tuning.objective import RESULT, Arena
 from tuning.space import trial_job, unpacked
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import (
@@ -173,7 +175,7 @@ class Driver:
 
     @property
     def _mode(self) -> str:
-        return "min" if is_lower_better(self.ctx.job.train.best_by) else "max"
+        return mode_of(self.ctx.job.train.best_by)
 
     @property
     def _sweep(self) -> SweepSpec:
@@ -254,11 +256,7 @@ class Driver:
 
 def cause(error: BaseException) -> str:
     """Return the innermost reason that Ray wrapped, in one line."""
-    seen: list[BaseException] = [error]
-    for wrapper in seen:
-        inner = (getattr(wrapper, name, None) for name in ("cause", "_base_exc", "__cause__"))
-        seen += [e for e in inner if isinstance(e, BaseException) and not any(e is s for s in seen)]
-    last = seen[-1]
+    last = innermost(error)
     if isinstance(last, HoneError):
         return last.what
     return f"{type(last).__name__}: {(str(last).strip().splitlines() or [''])[0][:200]}"

@@ -18,13 +18,14 @@ from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
 from cluster.pipeline import WINNER, WINNER_DATA
 from cluster.runs import RUNS, clear_stop, stop_requested
+from cluster.train_spec import mode_of
 from trainers.rates import keep_rate
 from trainers.train import commit_weights
 from tuning.contest import Contender, Verdict, decide
 from tuning.driver import Driver
 from tuning.judge import Lenient
 from tuning.space import own_values, packed, trial_job
-from tuning.sweep import arena_of, mode_of, sweep_of, winner_data
+from tuning.sweep import arena_of, sweep_of, winner_data
 from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_directory
 from tuning.tuner import drive
 
@@ -69,7 +70,7 @@ def run(ctx: RunContext) -> None:
     """Find the winner and commit ``runs/RUN/train``; raises RunFailed where no finalist could be trained again."""
     clear_stop(ctx.store, ctx.run)
     arena, trials = arena_of(ctx), read_trials(ctx.store, ctx.run)
-    mode = mode_of(ctx.job)
+    mode = mode_of(ctx.job.train.best_by)
     full = best_trials(trials, mode, sweep_of(ctx.job).finalists, ("complete",))
     if sweep_of(ctx.job).finalists == 1 and full:
         winner, verdict, runs = full[0], None, []
@@ -89,7 +90,7 @@ def _contested(
     ctx: RunContext, arena: Arena, trials: list[TrialRecord]
 ) -> tuple[TrialRecord, Verdict, list[TrialRecord]]:
     """Train the finalists with other seeds, and return the winner's best training, the verdict and all trainings."""
-    sweep, mode = sweep_of(ctx.job), mode_of(ctx.job)
+    sweep, mode = sweep_of(ctx.job), mode_of(ctx.job.train.best_by)
     chosen = finalists(ctx.job, trials, mode)
     seeds = other_seeds(ctx.job)
     wanted = [

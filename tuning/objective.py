@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +25,12 @@ from cluster.errors import BudgetSpent, HoneError, RunFailed
 from cluster.records import Metrics, Plan, TrainedWeights
 from cluster.runs import write_status
 from cluster.store import Store
+from cluster.train_spec import is_lower_better
 from trainers.loop import run_loop
 from trainers.planning import plan_within
 from trainers.prepared import Prepared
 from trainers.recorder import Recorder
-from trainers.train import Workers, read_outcome
+from trainers.train import Workers, in_thread, read_outcome
 from trainers.train_worker import OUTCOME, Outcome, leave, loop_inputs, max_seconds
 from trainers.validation import EvaluationRecord
 from tuning.judge import EXPLODED, FULL, PROGRESS, VALUE, Verdicts
@@ -129,11 +129,6 @@ def _report(value: float | None, progress: int) -> dict[str, Any]:
 def progress_of(step: int, steps: int) -> int:
     """Return how much of its own full budget a trial has done, in thousandths."""
     return round(FULL * step / steps) if steps else 0
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether the metric that trials are compared by is better when it is lower."""
-    return metric in ("loss", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -253,26 +248,21 @@ def _train_nested(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, di
     workers = Workers(arena.home, run, directory, job, plan, str(arena.data(job)))
     attempt = f"{arena.run}-{uuid.uuid4().hex[:8]}"
     trainer = workers.trainer(attempt, store.path("ray"))
-    raised: list[Exception] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except Exception as error:  # noqa: BLE001 (raised again in the trial's thread)
-            raised.append(error)
-
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
     told = 0
+
+    def tell() -> None:
+        nonlocal told
+        told = _tell(arena, assigned, job, plan, told)
+
     try:
-        while thread.is_alive():
-            thread.join(FOLLOW_EVERY_S)
-            told = _tell(arena, assigned, job, plan, told)
+        in_thread(trainer.fit, tell, every_s=FOLLOW_EVERY_S)
+    except Exception:
+        outcome = read_outcome(directory)
+        if outcome is None or outcome.error() is None:
+            raise
     finally:
         shutil.rmtree(store.path("ray", attempt), ignore_errors=True)
     outcome = read_outcome(directory)
-    if raised and (outcome is None or outcome.error() is None):
-        raise raised[0]
     if outcome is not None and outcome.failure is None:
         leave(_ended(outcome.trained, arena, assigned), directory)
 

@@ -19,9 +19,10 @@ from cluster.phases import duration
 from cluster.pipeline import SEARCHED, SWEEP_PAGE
 from cluster.runs import RUNS
 from cluster.sweep_spec import Choice, Dimension, Range
+from cluster.train_spec import is_lower_better, mode_of
 from tuning.importance import early_value, importances
 from tuning.judge import FULL, rungs
-from tuning.objective import evaluations, is_lower_better, progress_of
+from tuning.objective import evaluations, progress_of
 from tuning.plots import Dot, Kind, Scale, Strand, bundle, parallel, scatter
 from tuning.table import number_text
 from tuning.trials import FINALS, TrialRecord, read_trials, trial_history
@@ -240,7 +241,7 @@ def _importances(done: FinishedSweep) -> Section | None:
     first = milestones[0] / FULL if milestones else 1.0
     early = {trial.number: early_value(done.curves.get(trial.name, ()), first, trial.value) for trial in done.trials}
     values = {number: value for number, value in early.items() if value is not None}
-    found = importances(done.trials, values, done.space, "min" if is_lower_better(done.metric) else "max")
+    found = importances(done.trials, values, done.space, mode_of(done.metric))
     if not found:
         return None
     rows = [Bar(element("code", key), value, f"{value:.2f}") for key, value in found.items()]

@@ -18,12 +18,13 @@ from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
 from cluster.runs import clear_stop, stop_requested
 from cluster.sweep_spec import Choice
+from cluster.train_spec import mode_of
 from trainers.loop import steps_between
 from trainers.planning import capacity
 from trainers.prepared import VALIDATION
 from tuning.driver import Driver
 from tuning.judge import judge_of
-from tuning.objective import Arena, is_lower_better, shape_key
+from tuning.objective import Arena, shape_key
 from tuning.study import (
     Ending,
     StudySearch,
@@ -101,18 +102,13 @@ def sweep_of(job: JobSpec) -> SweepSpec:
     return job.sweep
 
 
-def mode_of(job: JobSpec) -> str:
-    """Return ``min`` or ``max``: where the values that trials are compared by are better."""
-    return "min" if is_lower_better(job.train.best_by) else "max"
-
-
 def run(ctx: RunContext) -> None:
     """Run the missing trials and leave ``runs/RUN/search.json``.
 
     Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
     """
     clear_stop(ctx.store, ctx.run)
-    arena, study = arena_of(ctx), open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job))
+    arena, study = arena_of(ctx), open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by))
     queue_warm_starts(study, ctx.job)
     take_back(study)
     missing = wanted(ctx.job) - len(counted(study))
@@ -168,7 +164,7 @@ def _vocabulary(base: str) -> int:
 
 def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:
     """Run the missing trials, and return why the search ended."""
-    job, mode = ctx.job, mode_of(ctx.job)
+    job, mode = ctx.job, mode_of(ctx.job.train.best_by)
     sweep = sweep_of(job)
     driver = Driver(ctx, arena, TRIALS, wanted(job))
     judge = judge_of(sweep, job.train, arena.verdicts, mode)
@@ -222,7 +218,7 @@ def penalty(job: JobSpec, arena: Arena) -> float:
 
 def summary(ctx: RunContext, trials: list[TrialRecord]) -> dict[str, Any]:
     """Return what the search found, for the result's JSON. Raises RunFailed where nothing was worth anything."""
-    mode = mode_of(ctx.job)
+    mode = mode_of(ctx.job.train.best_by)
     best = best_trials(trials, mode, 1, ("complete",)) or best_trials(trials, mode, 1, ("pruned",))
     if not best:
         raise RunFailed(*nothing_found(trials))

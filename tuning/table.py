@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.phases import duration
 from cluster.tables import columns
+from cluster.train_spec import mode_of
 from tuning.judge import FULL, rungs_passed
 from tuning.trials import Assigned, best_trials
 
@@ -55,7 +56,7 @@ def trial_line(trial: TrialRecord, facts: Facts) -> str:
 
 def _summary(trials: Sequence[TrialRecord], facts: Facts, total: int, left_s: float | None) -> str:
     metric, _ = facts
-    mode = "min" if metric in ("loss", "perplexity") else "max"
+    mode = mode_of(metric)
     parts = [f"{len(trials)} of {total} trials"]
     if best := best_trials(trials, mode, 1, ("complete",)) or best_trials(trials, mode, 1, ("pruned",)):
         parts.append(f"best {metric} {best[0].value:.4f} ({best[0].name})")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,14 @@ from torch import Tensor
 
 from tests.faults.conftest import EVERY, LAYOUT_TOLERANCE, Command, Job, Recovery
 from tests.faults.ray_nodes import ray_nodes
+from tests.integration.ranks import free_port
 
 ELASTIC = "cluster.workers={min: 1, max: 2, grow_every_s: 5}"
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_port()
 
 
 def losses(command: Command) -> list[float]:
