@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tuning.study import (
     sampler_of,
     take_back,
 )
+from tuning.sweep import wanted
 from tuning.trials import Assigned
 
 RUN = "a-20260101-000000-abcd"
@@ -128,6 +130,21 @@ def test_the_study_is_told_each_ending(settings: Settings) -> None:
     assert [trial.value for trial in found] == [1.0, 2.0, 12.5, None, None]
     assert found[1].intermediate_values == {167: 3.0, 333: 2.0}
     assert len(counted(study)) == 5
+
+
+def test_every_point_of_a_space_of_choices_is_tried_once(settings: Settings) -> None:
+    space = {"train.method": "choice(full, lora)", "train.lora.rank": "choice(4, 8)", "train.dropout": [0.0, 0.1]}
+    of = job(space=space, trials=20)
+    assert wanted(of) == 6, "a rank means nothing under full tuning"
+    study = open_study(of, RUN, settings, "min")
+    queue_warm_starts(study, of)
+    searcher = search(study, of)
+    tried = [json.dumps(searcher.suggest(str(number))["values"], sort_keys=True) for number in range(3)]
+    for number in range(3):
+        searcher.on_trial_complete(str(number), {})
+    tried += [json.dumps(searcher.suggest(str(number))["values"], sort_keys=True) for number in range(3, 6)]
+    assert len(set(tried)) == 6
+    assert len(counted(study)) == 3, "suggestions that were passed over count for nothing"
 
 
 def test_a_searcher_whose_search_is_over_suggests_nothing(settings: Settings) -> None:
