@@ -139,6 +139,27 @@ def test_the_least_count_is_of_binary_values_where_they_are_binary() -> None:
     assert graded.least == 0
 
 
+def test_without_an_effect_sixty_looks_under_a_ramp_seldom_leave_zero_out() -> None:
+    generator = np.random.default_rng(0)
+    num, experiments = 3000, 300
+    share_N = np.repeat([0.1, 0.5], num // 2)
+    rate_N = np.linspace(0.2, 0.4, num)
+    wrong = naively_wrong = 0
+    for _ in range(experiments):
+        arm_N = generator.random(num) < share_N
+        value_N = (generator.random(num) < rate_N).astype(np.float64)
+        path_NC = contrast_path(value_N, arm_N, share_N, Contrast())
+        looks = [Contrast(*row) for row in path_NC[49::50].tolist()]
+        wrong += any(one.least >= 10 and abs(one.score) > boundary(one.variance, 0.05, 50.0) for one in looks)
+        last = looks[-1]
+        a, b = last.control_total / last.control_units, last.challenger_total / last.challenger_units
+        error = sqrt(a * (1 - a) / last.control_units + b * (1 - b) / last.challenger_units)
+        naively_wrong += abs(b - a) > 1.96 * error
+    # 5 % and three standard errors of 300 experiments; one look at pooled shares is mostly wrong, so the ramp bites.
+    assert wrong / experiments <= 0.05 + 3 * 0.0126
+    assert naively_wrong / experiments > 0.5
+
+
 # Every course of a small experiment, with weights that react to what has been seen and rates that drift.
 
 COURSE = 5
