@@ -4,8 +4,8 @@
 
 Monte Carlo on the product's decision code (ab_experiments.py says how): false positives without an effect, under ramps,
 drift, returning users and three arms; power against the test that may be looked at once; the sample-ratio check and the
-bounds. A rate near 5 % over 2,000 experiments has a standard error of 0.5 %. Exits with 1 if a false-positive rate
-exceeds its bound.
+bounds. Exits with 1 if a rate of false positives exceeds 5 %, or a check that is exact its budget by three standard
+errors.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Report:
         self.highest = 0.0
 
     def rate(self, case: str, found: int, num: int, bound: float = 0.05) -> str:
-        """Return found/num in percent, and remember whether it is above the bound."""
-        if found / num > bound:
+        """Return found/num in percent; remember whether it is above 5 %, or clearly above an exact check's bound."""
+        slack = 0.0 if bound == 0.05 else 3 * (bound * (1 - bound) / num) ** 0.5
+        if found / num > bound + slack:
             self.broken.append(f"{case}: {found / num:.2%}")
         if bound == 0.05:
             self.highest = max(self.highest, found / num)
@@ -186,21 +187,26 @@ def power(num: int) -> None:
 
 def sample_ratio(report: Report, num: int) -> None:
     print("\n## Sample ratio: 20,000 units, looked at after every one, error budget 0.01\n")
-    print("Faults lose a share of the candidate's units before they are recorded.\n")
+    print(
+        "Faults lose a share of the candidate's units before they are recorded. Four times as many experiments as "
+        "elsewhere without a fault (standard error of 1 %: "
+        f"{100 * (0.01 * 0.99 / (4 * num)) ** 0.5:.2f} %), a quarter as many with one.\n"
+    )
     print("| ramp | lost | found | median units until found |\n|---|---:|---:|---:|")
     for ramp in ("50 %", "1→50 %", "10→50→10 %"):
         for lost in (0.0, 0.02, 0.05, 0.1, 0.3):
             generator = np.random.default_rng([6, len(ramp), int(100 * lost)])
             found: list[int] = []
-            for _ in range(num if lost == 0 else max(1, num // 4)):
+            experiments = 4 * num if lost == 0 else ceil(num / 4)
+            for _ in range(experiments):
                 share_N = shares_of(ramp, 20_000)
                 arm_N = generator.random(20_000) < share_N
                 kept_N = ~(arm_N & (generator.random(20_000) < lost))
                 share_N, arm_N = share_N[kept_N], arm_N[kept_N].astype(np.intp)
                 found.extend(units_until_found(np.stack([1 - share_N, share_N], axis=1), arm_N))
-            share = len(found) / (num if lost == 0 else max(1, num // 4))
+            share = len(found) / experiments
             if lost == 0:
-                report.rate(f"sample ratio {ramp}", len(found), num, bound=0.01)
+                report.rate(f"sample ratio {ramp}", len(found), experiments, bound=0.01)
             middle = f"{median(found):,.0f}" if found and lost else ""
             print(f"| {ramp} | {lost:.0%} | {share:.2%} | {middle} |", flush=True)
 
@@ -239,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Validity and power of the verdict.")
     parser.add_argument("--experiments", type=int, default=2000, help="experiments per case")
     num = parser.parse_args().experiments
-    began, report = time.perf_counter(), Report()
+    report = Report()
     command = "benchmarks/ab_validity.py" + (f" --experiments {num}" if num != 2000 else "")
     print(heading("Validity of the verdict", command, ["numpy"]))
     print(
@@ -250,7 +256,10 @@ def main() -> None:
     power(num)
     sample_ratio(report, num)
     bounds(report, num)
-    print(f"\nThe highest rate of false positives is {report.highest:.2%}. Took {time.perf_counter() - began:.0f} s.")
+    print(
+        f"\nThe highest rate of false positives is {report.highest:.2%}. Took {time.process_time():.0f} s "
+        f"of one processor."
+    )
     if report.broken:
         print("Above their bound: " + "; ".join(report.broken))
         sys.exit(1)

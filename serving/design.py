@@ -3,7 +3,7 @@
 Every statement of a verdict holds because these were chosen without the data. They come from the `experiment:` block;
 the budgets are constants of the method, so that two experiments' verdicts mean the same:
 
-- effect: `alpha` 0.05 over all challengers (Bonferroni), of which the exact test has a fifth and the interval the rest.
+- effect: `alpha` 0.05 over all challengers (Bonferroni), of which the exact test has a tenth and the interval the rest.
   A challenger is promoted, or rolled back for its outcomes, by mistake with at most this probability, however often
   it is looked at.
 - guardrails: 0.05 over all arms and bounds (Bonferroni), one-sided, not shared with the effect.
@@ -33,7 +33,7 @@ class Design:
     missing: Literal["exclude", "zero"] = "exclude"
     guardrails: GuardrailSpec = field(default_factory=GuardrailSpec)
     alpha: float = 0.05
-    exact_share: float = 0.2
+    exact_share: float = 0.1
     guardrail_alpha: float = 0.05
     ratio_alpha: float = 0.01
     tightest_at: float = 50.0

@@ -27,8 +27,9 @@ from serving.units import Units
 
 Floats = NDArray[np.float64]
 CONCENTRATION = 100.0
-"""c: units that the recorded probabilities weigh in the forecast. Few of them catch a broken split sooner, many a
-slightly wrong one."""
+"""c: units that the recorded probabilities weigh in the forecast. Few of them catch a broken split sooner (half of 60
+experiments that lost 90 % of an arm after 47 units; 136 with 1,000), many one that is slightly wrong (5 % lost: found
+within 20,000 units in 53 %; 62 % with 1,000)."""
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,13 @@ def test_at_ten_of_each_value_it_may_be_decided() -> None:
 
 
 def test_the_exact_test_decides_without_ten_of_each_value() -> None:
-    # Its share of 0.05 is a fifth, half of it on each side: evidence of 200, whose logarithm is 5.3.
-    assert decided(contrast(0, ones=2, worse=5.2)).decision == "continue"
-    found = decided(contrast(0, ones=2, worse=5.4))
+    # Its share of 0.05 is a tenth, half of it on each side: evidence of 400, whose logarithm is 5.99.
+    assert decided(contrast(0, ones=2, worse=5.9)).decision == "continue"
+    found = decided(contrast(0, ones=2, worse=6.1))
     assert (found.decision, found.effect.estimate) == ("rollback", None)
     assert "2 of 500 units against 200 of 500" in found.reason
-    assert decided(contrast(0, ones=2, better=5.4)).decision == "promote"
-    assert decided(replace(contrast(0, ones=2, better=5.4), outside=1)).decision == "continue"
+    assert decided(contrast(0, ones=2, better=6.1)).decision == "promote"
+    assert decided(replace(contrast(0, ones=2, better=6.1), outside=1)).decision == "continue"
 
 
 def test_several_challengers_share_the_error_budget() -> None:
