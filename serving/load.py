@@ -60,7 +60,9 @@ class LoadedRelease:
         return Vocabulary(decode, spell, self.stop_ids)
 
 
-def load(directory: str, device: torch.device | None = None, base: str | None = None) -> LoadedRelease:
+def load(
+    directory: str, device: torch.device | None = None, dtype: torch.dtype | None = None, base: str | None = None
+) -> LoadedRelease:
     """Load a release or a base; on a GPU in bf16 where there is one, else on the CPU in fp32.
 
     ``base`` is where an adapter's base lies, if not where the adapter says. Raises BaseModelError where something is
@@ -71,7 +73,7 @@ def load(directory: str, device: torch.device | None = None, base: str | None = 
 
     transformers_logging.disable_progress_bar()
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     is_adapter = (Path(directory) / "adapter_config.json").is_file()
     model_directory = (base or adapter_base(directory)) if is_adapter else directory
     model = _whole_model(model_directory, dtype)

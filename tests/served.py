@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -43,7 +43,7 @@ SIZES: dict[str, Any] = {
     "eos_token_id": STOP_ID,
     "pad_token_id": STOP_ID,
 }
-GPT2_SIZES = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+GPT2_SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
     "gpt2": GPT2Config(**GPT2_SIZES, initializer_range=0.3, bos_token_id=1, eos_token_id=STOP_ID, pad_token_id=STOP_ID),
@@ -51,7 +51,7 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SIZES, head_dim=8),
     "gpt-neox": GPTNeoXConfig(**SIZES),
     "gemma2, every other window short": Gemma2Config(
-        **SIZES, head_dim=8, sliding_window=6, query_pre_attn_scalar=8, attn_implementation="eager"
+        **SIZES, head_dim=8, sliding_window=6, query_pre_attn_scalar=8
     ),
     "opt": OPTConfig(
         vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, init_std=0.3,
@@ -88,8 +88,10 @@ def generated(model: Any, prompt: Sequence[int], max_tokens: int, stop_ids: Sequ
     return out[0, len(prompt) :].tolist()
 
 
-def differs(model: Any, prompt: Sequence[int], found: Sequence[int], expected: Sequence[int]) -> str:
-    """Why two continuations are not the same but for a tie of the best two logits; empty where they are."""
+def astray(model: Any, request: GenerationRequest, found: Sequence[int]) -> str:
+    """Where an answer is not what ``generate`` gives, but for a tie of the best two logits; empty where it is."""
+    prompt = cast("tuple[int, ...]", request.prompt)
+    expected = generated(model, prompt, request.max_tokens)
     for place, (mine, other) in enumerate(zip(found, expected, strict=False)):
         if mine == other:
             continue

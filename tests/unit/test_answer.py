@@ -21,7 +21,8 @@ def ids_of(text: str) -> list[int]:
 
 def pieces(ids: list[int], every_s: float = 0.0, **asked: Any) -> list[Piece | None]:
     """What an answer gives after each of its tokens, taken ``every_s``; the tokens behind its end are left."""
-    answer = Answer(0, GenerationRequest("", **({"max_tokens": 99} | asked)), 5, VOCABULARY, FLUSH_S)
+    settings: dict[str, Any] = {"max_tokens": 99} | asked
+    answer = Answer(0, GenerationRequest("", **settings), 5, VOCABULARY, FLUSH_S)
     out: list[Piece | None] = []
     for number, token in enumerate(ids):
         answer.take(Chosen(token, True, -1.0, ((token, -1.0),)))
