@@ -11,10 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from cluster.errors import BaseModelError
+from cluster.spec import JobSpec
 from serving.load import load
 from serving.prompts import PromptEncoder
 from tests.small_tokenizers import bytewise
 from tests.tiny import write_base
+from trainers import checkpoint
+from trainers.export import write_model
+from trainers.model import prepare_model, trainable_parameters
 from trainers.quiet import quiet_libraries
 
 PROBE = torch.tensor([[5, 60, 7, 8, 90, 11]])
@@ -92,6 +96,33 @@ def test_answers_end_where_the_release_says(base: Path, adapter: Path):
     end = load(str(base)).tokenizer.eos_token_id
     assert load(str(base)).stop_ids == {end}
     assert load(str(adapter)).stop_ids == {7, 8, end}
+
+
+CLOSED_BY_BEGIN = "{% for m in messages %}{{ m.content }}<|begin|>{% endfor %}"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_exported_release_ends_answers_as_its_template_does(
+    base: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+):
+    job = JobSpec.model_validate(
+        {
+            "name": "a",
+            "base": str(base),
+            "data": {"train": "x.jsonl", "template": CLOSED_BY_BEGIN},
+            "train": {"method": method},
+        }
+    )
+
+    def untrained(directory: Path) -> dict[str, torch.Tensor]:
+        return dict(trainable_parameters(prepare_model(str(base), job.train, torch.float32)))
+
+    monkeypatch.setattr(checkpoint, "read_weights", untrained)
+    write_model(job, tmp_path, tmp_path / "release")
+    release = load(str(tmp_path / "release"))
+    assert release.stop_ids == {1, 0}
+    ids = PromptEncoder(release.tokenizer).ids(({"role": "user", "content": "my invoice"},))
+    assert release.tokenizer.decode(ids) == "my invoice<|begin|>"
 
 
 def test_text_leaves_special_tokens_out_and_spelling_shows_them(base: Path):
