@@ -1,0 +1,175 @@
+"""Exposures and outcomes in SQL, under SQLite or PostgreSQL: what a verdict reads, and what drift and retraining read.
+
+Writing twice is writing once: an exposure is known by its request, an outcome by what it says, and a row that is there
+already is passed over. So whoever is not sure whether a batch arrived sends it again. Tables are made and changed by
+Alembic's migrations only. Left out: which rows count for an experiment; ``serving.units`` folds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    select,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from cluster.errors import StoreError
+from serving.ledger_rows import Exposure, Outcome, Row
+
+if TYPE_CHECKING:
+    from cluster.session import Settings
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+ROWS_A_READ = 1000
+tables = MetaData()
+exposures = Table(
+    "exposures",
+    tables,
+    Column("request", String(64), primary_key=True),
+    Column("endpoint", String(63), nullable=False),
+    Column("experiment", String(63), index=True),
+    Column("arm", String(63), nullable=False),
+    Column("unit", String(64), nullable=False),
+    Column("has_unit", Boolean, nullable=False),
+    Column("probabilities", JSON, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("time_s", Float(53), nullable=False, index=True),
+    Column("latency_s", Float(53)),
+    Column("first_token_s", Float(53)),
+    Column("tokens_in", Integer, nullable=False),
+    Column("tokens_out", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("forced", Boolean, nullable=False),
+    Column("kept", JSON, nullable=False),
+    Column("consent", Boolean, nullable=False),
+)
+outcomes = Table(
+    "outcomes",
+    tables,
+    Column("key", String(32), primary_key=True),
+    Column("request", String(64), nullable=False, index=True),
+    Column("time_s", Float(53), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("value", Float(53)),
+    Column("label", Text),
+    Column("correction", Text),
+    Column("source", String(63), nullable=False),
+)
+
+
+class Ledger:
+    """The ledger of one database. Every method raises StoreError where the database does not answer."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, settings: Settings) -> Ledger:
+        """Open the ledger of HONE_HOME or HONE_DB, its tables made or brought up to date."""
+        with settings.making_tables("ledger") as url:
+            engine = engine_of(url)
+            with _named_errors():
+                migrate(engine)
+        return cls(engine)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write rows in one transaction; those that are there already stay as they are."""
+        seen = [row.model_dump(mode="json") for row in rows if isinstance(row, Exposure)]
+        said = [row.model_dump(mode="json") | {"key": row.key} for row in rows if isinstance(row, Outcome)]
+        with _named_errors(), self._engine.begin() as connection:
+            for table, values in ((exposures, seen), (outcomes, said)):
+                if values:
+                    connection.execute(self._insert(table).on_conflict_do_nothing(), values)
+
+    def exposures(self, endpoint: str, experiment: str | None = None, since_s: float = 0.0) -> Iterator[Exposure]:
+        """Yield an endpoint's exposures by time, or those of one experiment, from ``since_s`` on."""
+        query = select(exposures).where(exposures.c.endpoint == endpoint, exposures.c.time_s >= since_s)
+        if experiment is not None:
+            query = query.where(exposures.c.experiment == experiment)
+        for row in self._read(query.order_by(exposures.c.time_s, exposures.c.request)):
+            yield Exposure.model_validate(row)
+
+    def outcomes(self, endpoint: str, experiment: str | None = None) -> Iterator[Outcome]:
+        """Yield the outcomes of an endpoint's exposures by time, or those of one experiment's."""
+        joined = outcomes.join(exposures, outcomes.c.request == exposures.c.request)
+        query = select(outcomes).select_from(joined).where(exposures.c.endpoint == endpoint)
+        if experiment is not None:
+            query = query.where(exposures.c.experiment == experiment)
+        for row in self._read(query.order_by(outcomes.c.time_s, outcomes.c.key)):
+            row.pop("key")
+            yield Outcome.model_validate(row)
+
+    def _read(self, query: Any) -> Iterator[dict[str, Any]]:
+        with _named_errors(), self._engine.connect() as connection:
+            for row in connection.execution_options(yield_per=ROWS_A_READ).execute(query).mappings():
+                yield dict(row)
+
+    def _insert(self, table: Table) -> Any:
+        from sqlalchemy.dialects import postgresql, sqlite
+
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
+
+def engine_of(url: str) -> Engine:
+    """Return an engine: SQLite with readers beside one writer, PostgreSQL with connections tried before use."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": 30})
+
+    def set_up(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    event.listen(engine, "connect", set_up)
+    return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables up to date."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def differences(connection: Connection) -> list[Any]:
+    """Return in what the database's tables are not those of this file; nothing after ``migrate``."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    return compare_metadata(MigrationContext.configure(connection), tables)
+
+
+@contextmanager
+def _named_errors() -> Generator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"the ledger's database refused: {reason}", "Check HONE_DB, or HONE_HOME's disk.") from error

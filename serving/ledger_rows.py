@@ -1,0 +1,59 @@
+"""The ledger's two kinds of rows: who was answered by which arm, and what became of it.
+
+An exposure is written when an answer ends, however it ended; an outcome whenever somebody says what it was worth. Both
+are plain records of one line of JSON each, so that a spool on disk can hold what a database has not taken yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from cluster.records import Record
+
+Status = Literal["ok", "failed", "cancelled", "refused"]
+
+
+class Exposure(Record):
+    """One request and its answer. ``unit`` is a hash; without one from the client it is random, and ``has_unit`` false."""
+
+    request: str
+    endpoint: str
+    experiment: str | None
+    arm: str
+    unit: str
+    has_unit: bool
+    probabilities: dict[str, float] = Field(description="of every arm of the endpoint, when the arm was chosen")
+    epoch: int = Field(description="of the configuration that was in force")
+    time_s: float = Field(description="when the arm was chosen, in seconds since 1970")
+    latency_s: float | None = None
+    first_token_s: float | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    status: Status = "ok"
+    forced: bool = Field(default=False, description="whether an administrator chose the arm")
+    kept: dict[str, JsonValue] = Field(default_factory=dict, description="features, or redacted prompt and answer")
+    consent: bool = False
+
+
+class Outcome(Record):
+    """What a request was worth: a ``value``, a ``label`` or a ``correction``, under the outcome's name."""
+
+    request: str
+    time_s: float
+    name: str
+    value: float | None = None
+    label: str | None = None
+    correction: str | None = None
+    source: str = "client"
+
+    @property
+    def key(self) -> str:
+        """The same for the same statement about the same request, whenever it arrives."""
+        said = self.model_dump_json(exclude={"time_s"})
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+Row = Exposure | Outcome

@@ -1,0 +1,174 @@
+"""Rows on their way to the ledger: on disk before anybody waits, in the database soon after, lost by nobody's crash.
+
+A row is one ``write`` of one line to an open file, some microseconds, which a killed process does not take back. A
+thread closes that file several times a second, writes its rows to the database in one transaction, and only then
+removes it. While the database is away files wait; after a crash whoever opens the directory next takes over what is
+left there: an open file belongs to a living writer as long as that one holds its lock. A file that was written but not
+removed is written again, which the ledger passes over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.errors import StoreError
+from serving.ledger_rows import Row
+
+EVERY_S = 0.2
+WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Between tries while the database is away; the last one again and again."""
+NEW, OPEN, CLOSED = ".new", ".open", ".rows"
+ROW: TypeAdapter[Row] = TypeAdapter(Row)
+
+
+class Spool:
+    """Takes rows at once and hands them to ``write`` in batches; ``write`` raises StoreError while it cannot.
+
+    Raises StoreError where the directory cannot be written. ``last_error`` is why the database took nothing, empty
+    while it does; ``num_damaged`` counts lines that could not be read back.
+    """
+
+    def __init__(self, directory: Path, write: Callable[[Sequence[Row]], None]) -> None:
+        self._directory, self._write = directory, write
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._size_bytes = 0  # of the open file
+        self.num_damaged = 0
+        self.last_error = ""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._path, self._file = _begun(directory)
+        except OSError as error:
+            raise StoreError(f"{directory} cannot be written: {error.strerror}", "Make room, or set its owner.") from error
+        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, row: Row, *, durable: bool = False) -> None:
+        """Take a row; ``durable`` waits until the disk has it. Raises StoreError where the disk does not take it."""
+        line = row.model_dump_json().encode() + b"\n"
+        try:
+            with self._lock:
+                self._append(line)
+                kept = os.dup(self._file.fileno()) if durable else None
+            if kept is not None:
+                try:
+                    os.fdatasync(kept)
+                finally:
+                    os.close(kept)
+        except OSError as error:
+            raise StoreError(f"the ledger's spool took no row: {error.strerror}", "Make room on its disk.") from error
+
+    def _append(self, line: bytes) -> None:
+        """Write a whole line, or none of it where the disk is full."""
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(None, "No space left on device")
+        except OSError:
+            os.ftruncate(self._file.fileno(), self._size_bytes)
+            raise
+        self._size_bytes += len(line)
+
+    def waiting(self) -> int:
+        """Return how many files are not in the database yet."""
+        return len(self._closed()) + (self._size_bytes > 0)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until what is there has arrived, and return whether it did in time."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.waiting() and time.monotonic() < deadline_s:
+            self._wake.set()
+            time.sleep(0.01)
+        return not self.waiting()
+
+    def close(self) -> None:
+        """Hand over what is there as far as the database takes it now; the rest waits on disk."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._file.close()
+        if not self._size_bytes:
+            self._path.unlink(missing_ok=True)
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing
+            if not closing:
+                self._wake.wait(WAITS_S[min(failures, len(WAITS_S)) - 1] if failures else EVERY_S)
+                self._wake.clear()
+            failures = 0 if self._turn_over() and self._hand_over() else failures + 1
+            if closing:
+                return
+
+    def _turn_over(self) -> bool:
+        """Close the open file where it holds rows, and begin another one; return whether the disk allowed it."""
+        try:
+            with self._lock:
+                if self._size_bytes:
+                    following = _begun(self._directory)
+                    self._path.rename(self._path.with_suffix(CLOSED))
+                    self._file.close()
+                    self._path, self._file = following
+                    self._size_bytes = 0
+        except OSError as error:
+            self.last_error = f"the ledger's spool cannot go on: {error.strerror}"
+            return False
+        return True
+
+    def _hand_over(self) -> bool:
+        """Write the closed files, the oldest first, and return whether the database took them all."""
+        for path in (*self._closed(), *self._orphans()):
+            try:
+                if rows := self._rows(path):
+                    self._write(rows)
+                path.unlink()
+            except FileNotFoundError:
+                continue  # somebody else has taken it over
+            except (StoreError, OSError) as error:
+                self.last_error = error.what if isinstance(error, StoreError) else str(error)
+                return False
+        self.last_error = ""
+        return True
+
+    def _closed(self) -> list[Path]:
+        return sorted(self._directory.glob(f"*{CLOSED}"))
+
+    def _orphans(self) -> list[Path]:
+        """Return open files whose writer is gone."""
+        return [path for path in sorted(self._directory.glob(f"*{OPEN}")) if _has_no_writer(path)]
+
+    def _rows(self, path: Path) -> list[Row]:
+        found: list[Row] = []
+        for line in path.read_bytes().splitlines():
+            try:
+                found.append(ROW.validate_json(line))
+            except ValidationError:
+                self.num_damaged += 1
+        return found
+
+
+def _begun(directory: Path) -> tuple[Path, IO[bytes]]:
+    """Return a new open file, locked before it has the name by which others find it; later ones sort later."""
+    path = directory / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}{NEW}"
+    file = path.open("ab", buffering=0)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return path.rename(path.with_suffix(OPEN)), file
+
+
+def _has_no_writer(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False

@@ -1,0 +1,90 @@
+"""The ledger on every database: what was written once or many times is read once, and the tables are the code's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import StoreError
+from cluster.session import Settings
+from serving.ledger import Ledger, differences, engine_of
+from serving.ledger_rows import Exposure, Outcome
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+
+
+@pytest.fixture
+def ledger(settings: Settings) -> Iterator[Ledger]:
+    opened = Ledger.open(settings)
+    yield opened
+    opened.close()
+
+
+def exposure(request: str, time_s: float = 1.0, **changed: object) -> Exposure:
+    row = {
+        "request": request, "endpoint": "support", "experiment": "v4", "arm": "control", "unit": "u1", "has_unit": True,
+        "probabilities": {"control": 0.9, "candidate": 0.1}, "epoch": 3, "time_s": time_s, "latency_s": 0.25,
+        "first_token_s": 0.05, "tokens_in": 7, "tokens_out": 9, "kept": {"words": 3, "text": "é\u0000 \n"},
+    }  # fmt: skip
+    return Exposure.model_validate(row | changed)
+
+
+def test_what_is_written_is_read_back_whole(ledger: Ledger) -> None:
+    rows = [exposure("b", 2.0), exposure("a", 1.0, status="failed", latency_s=None, forced=True, consent=True)]
+    said = [Outcome(request="a", time_s=3.5, name="success", value=0.1 + 0.2), Outcome(request="b", time_s=3.0, name="n")]
+    ledger.write([*rows, *said])
+    assert list(ledger.exposures("support")) == rows[::-1], "by time"
+    assert list(ledger.outcomes("support", "v4")) == said[::-1]
+
+
+def test_writing_again_changes_nothing(ledger: Ledger) -> None:
+    first = Outcome(request="a", time_s=3.0, name="success", value=1.0)
+    ledger.write([exposure("a"), first])
+    ledger.write([exposure("a", arm="candidate"), first, first.model_copy(update={"time_s": 9.0}), exposure("b", 5.0)])
+    assert [row.arm for row in ledger.exposures("support")] == ["control", "control"]
+    assert list(ledger.outcomes("support")) == [first]
+
+
+def test_another_value_for_the_same_request_is_another_row(ledger: Ledger) -> None:
+    ledger.write([exposure("a")])
+    for value in (0.0, 1.0):
+        ledger.write([Outcome(request="a", time_s=value, name="success", value=value)])
+    assert [row.value for row in ledger.outcomes("support")] == [0.0, 1.0]
+
+
+def test_one_endpoint_or_experiment_is_read_without_the_others(ledger: Ledger) -> None:
+    rows = [exposure("a"), exposure("b", experiment=None), exposure("c", endpoint="other"), exposure("d", 7.0)]
+    ledger.write([*rows, *(Outcome(request=row.request, time_s=8.0, name="success", value=1.0) for row in rows)])
+    assert [row.request for row in ledger.exposures("support", "v4")] == ["a", "d"]
+    assert [row.request for row in ledger.exposures("support", since_s=2.0)] == ["d"]
+    assert [row.request for row in ledger.outcomes("support", "v4")] == ["a", "d"]
+    assert [row.request for row in ledger.outcomes("other")] == ["c"]
+
+
+def test_an_outcome_may_arrive_before_its_exposure(ledger: Ledger) -> None:
+    said = Outcome(request="a", time_s=3.0, name="success", value=1.0)
+    ledger.write([said])
+    assert list(ledger.outcomes("support")) == []
+    ledger.write([exposure("a")])
+    assert list(ledger.outcomes("support")) == [said]
+
+
+def test_a_batch_is_written_whole_or_not_at_all(ledger: Ledger) -> None:
+    too_long = exposure("a").model_copy(update={"arm": None})
+    with pytest.raises(StoreError, match="database refused"):
+        ledger.write([exposure("b"), too_long])
+    assert list(ledger.exposures("support")) == []
+
+
+def test_the_migrations_make_the_tables_that_the_code_reads(settings: Settings, ledger: Ledger) -> None:
+    Ledger.open(settings).close()  # once more changes nothing
+    with settings.making_tables("ledger") as url:
+        engine = engine_of(url)
+        with engine.connect() as connection:
+            assert differences(connection) == []
+        engine.dispose()
