@@ -24,3 +24,14 @@ def page_file(text: str) -> Path:
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
     return path
+
+
+def arm_weight(text: str) -> tuple[str, float]:
+    """Return ARM=WEIGHT as a pair."""
+    arm, found, number = text.partition("=")
+    try:
+        if not found or not arm:
+            raise ValueError
+        return arm, float(number)
+    except ValueError:
+        raise UsageError(f"{text} is not ARM=WEIGHT", "write it as control=50 candidate=50") from None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import commands
+from cluster import commands, serve_commands
 from cluster.arguments import page_file
 from cluster.errors import HoneError
 
@@ -127,6 +127,47 @@ def _merge_arguments(parser: argparse.ArgumentParser) -> None:
     _json_argument(parser)
 
 
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", metavar="FILE|RELEASE", help="a serve file, a job file with a serve block, or a release"
+    )
+    parser.add_argument("--endpoint", help="the endpoint's name, where the file or release should not say it")
+    parser.add_argument("--host", default="127.0.0.1", help="the interface to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="the port to listen on (8000)")
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers", help="what writes tokens")
+    parser.add_argument("--detach", action="store_true", help="leave it running in the background; hone stop ends it")
+    _json_argument(parser)
+
+
+def _split_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("endpoint", metavar="ENDPOINT", help="an endpoint that is served")
+    parser.add_argument("weights", nargs="+", metavar="ARM=WEIGHT", help="shares of the traffic; others keep theirs")
+    _json_argument(parser)
+
+
+def _verdict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="an experiment's name")
+    parser.add_argument("--watch", action="store_true", help="look again every few seconds, which costs no validity")
+    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="how often to look (5)")
+    _json_argument(parser)
+
+
+def _promote_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT", help="an experiment's name")
+    parser.add_argument("arm", nargs="?", metavar="ARM", help="the arm (the one that the verdict names)")
+    _json_argument(parser)
+
+
+def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("endpoint", metavar="ENDPOINT", help="an endpoint that is served")
+    _json_argument(parser)
+
+
+def _stop_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN|ENDPOINT", help="a run's id, or an endpoint that is served here")
+    _json_argument(parser)
+
+
 def _schema_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", action="store_true", help="print the reference page instead of JSON Schema")
 
@@ -149,7 +190,9 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("sweep", "search the job's sweep block, and release the winner", _job_arguments, commands.sweep),
     Command("resume", "go on with a run that stopped or failed", _resume_arguments, commands.resume),
-    Command("stop", "ask a run to stop after a checkpoint", _run_arguments, commands.stop),
+    Command(
+        "stop", "ask a run to stop after a checkpoint, or drain an endpoint and end it", _stop_arguments, commands.stop
+    ),
     Command("evaluate", "score any release or base model on any data", _evaluate_arguments, commands.evaluate),
     Command(
         "merge",
@@ -157,6 +200,16 @@ COMMANDS: tuple[Command, ...] = (
         _merge_arguments,
         commands.merge,
     ),
+    Command(
+        "serve",
+        "put releases behind one OpenAI-compatible endpoint, until Ctrl-C",
+        _serve_arguments,
+        serve_commands.serve,
+    ),
+    Command("split", "set how traffic is shared; live within a second", _split_arguments, serve_commands.split),
+    Command("verdict", "show what an experiment says, at any time", _verdict_arguments, serve_commands.verdict),
+    Command("promote", "give an arm all traffic and its version the alias", _promote_arguments, serve_commands.promote),
+    Command("rollback", "take the last change of traffic back", _rollback_arguments, serve_commands.rollback),
     Command("list", "show the runs of this HONE_HOME", _json_argument, commands.list_all),
     Command("status", "show where a run stands", _run_arguments, commands.status),
     Command("schema", "print the job file's JSON Schema for editors", _schema_arguments, commands.schema),

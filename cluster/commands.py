@@ -119,11 +119,14 @@ def resume(arguments: argparse.Namespace) -> int:
 
 
 def stop(arguments: argparse.Namespace) -> int:
-    """Ask a run to stop."""
+    """Ask a run to stop, or end an endpoint."""
+    from cluster import serve_commands
     from cluster.runs import find_run, reconciled_status, request_stop
     from cluster.store import Store
     from cluster.tables import status_lines
 
+    if serve_commands.is_endpoint(arguments.run):
+        return serve_commands.stop_endpoint(arguments.run)
     store = Store(_settings().home)
     run = find_run(store, arguments.run)
     status = reconciled_status(store, run)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from cluster.serve_spec import ServeSpec
 from cluster.spec import DataSpec, JobSpec
 from cluster.sweep_spec import Choice, Expression
 
@@ -34,12 +35,16 @@ def with_absolute_paths(spec: JobSpec, directory: Path) -> JobSpec:
         space = spec.sweep.space | {"base": _bases(spec, directory)}
         update["sweep"] = spec.sweep.model_copy(update={"space": space})
     if spec.serve is not None:
-        arms = {
-            name: arm.model_copy(update={"release": _release(arm.release, directory)})
-            for name, arm in spec.serve.arms.items()
-        }
-        update["serve"] = spec.serve.model_copy(update={"arms": arms})
+        update["serve"] = with_absolute_releases(spec.serve, directory)
     return spec.model_copy(update=update)
+
+
+def with_absolute_releases(spec: ServeSpec, directory: Path) -> ServeSpec:
+    """Return the endpoint with every arm's local directory made absolute, relative ones taken from ``directory``."""
+    arms = {
+        name: arm.model_copy(update={"release": _release(arm.release, directory)}) for name, arm in spec.arms.items()
+    }
+    return spec.model_copy(update={"arms": arms})
 
 
 def _absolute(path: str, directory: Path) -> str:

@@ -34,7 +34,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     JobFileError for anything wrong with file, key or value; up to five mistakes are told at once.
     """
     shown = str(path)
-    located = parse_yaml(_text_of(path), lambda line: f"{shown}:{line}")
+    located = parse_yaml(text_of(path), lambda line: f"{shown}:{line}")
     if located.value is None:
         raise JobFileError("the job file is empty", "`hone init` writes one to start from.", shown)
     if not isinstance(located.value, dict):
@@ -88,7 +88,8 @@ def job_hash(spec: JobSpec) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return what a job or serve file holds; raises JobFileError where it is none."""
     shown = str(path)
     try:
         with path.open("rb") as file:

@@ -80,6 +80,9 @@ class ExperimentSpec(Block):
         default_factory=list,
         description="Rising percentages of traffic (above 0 to 100) that the other arms get step by step; empty: none.",
     )
+    ramp_every_h: float = Field(
+        default=24.0, gt=0, description="Hours after the last change of traffic at which the ramp takes its next step."
+    )
     promote: Literal["manual", "auto"] = Field(
         default="manual", description="Whether a verdict is acted on by a person or at once."
     )

@@ -98,10 +98,10 @@ def ray_session(
     session the outer one goes on and nothing changes. Raises UsageError for an address where no cluster answers and
     RunFailed where Ray does not start.
     """
-    is_own = address is None
+    is_here = address is None or address.startswith(f"{LOOPBACK}:")
     if address is not None:
         _refuse_dead_address(address)
-    with environment(NO_TELEMETRY | (OWN_RAY if is_own else {})), ExitStack() as undo:
+    with environment(NO_TELEMETRY | (OWN_RAY if is_here else {})), ExitStack() as undo:
         import ray
 
         if ray.is_initialized():
@@ -112,8 +112,9 @@ def ray_session(
             "logging_level": logging.ERROR,
             "runtime_env": {"env_vars": dict(worker_env or {}), "worker_process_setup_hook": quiet_worker},
         }
-        if is_own:
+        if is_here:
             undo.enter_context(_loopback_only())
+        if address is None:
             arguments |= {
                 "address": "local",
                 "num_cpus": num_cpus,

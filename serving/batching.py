@@ -23,7 +23,7 @@ import torch
 from cluster.errors import GenerationFailed, NotServing, Overloaded, RequestRefused
 from serving.batch import Batch
 from serving.decoder import refuse_unfit
-from serving.engine import Limits, Statistics, refuse_beyond
+from serving.engine import Limits, Statistics, fitted
 from serving.generation import GenerationRequest
 from serving.jobs import Job, Tally
 from serving.load import LoadedRelease
@@ -114,7 +114,7 @@ class BatchingEngine:
 
     def _job(self, request: GenerationRequest) -> Job:
         prompt = self._encoder.ids(request.prompt)
-        refuse_beyond(prompt, request, self.context_tokens, self._num_ids)
+        request = fitted(prompt, request, self.context_tokens, self._num_ids)
         if request.n > self._limits.max_running:
             raise RequestRefused(
                 f"n is {request.n}, but {self._limits.max_running} answers are written at once", "Give a smaller n."

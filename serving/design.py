@@ -13,10 +13,11 @@ the budgets are constants of the method, so that two experiments' verdicts mean 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cluster.serve_spec import GuardrailSpec, ServeSpec
+from cluster.serve_spec import ExperimentSpec, GuardrailSpec
 
 HOUR_S = 3600.0
 
@@ -74,13 +75,11 @@ class Design:
         return self.guardrail_alpha / (max(1, bounds) * len(self.arms))
 
 
-def design_of(spec: ServeSpec) -> Design:
-    """Return the design of the spec's experiment; its absence is the caller's mistake."""
-    experiment = spec.experiment
-    assert experiment is not None, "an endpoint without an experiment has no verdict"
+def design_of(experiment: ExperimentSpec, arms: Sequence[str]) -> Design:
+    """Return the design of an experiment between arms."""
     return Design(
         experiment=experiment.name,
-        arms=tuple(spec.arms),
+        arms=tuple(arms),
         control=experiment.control,
         outcome=experiment.outcome,
         horizon_s=experiment.horizon_h * HOUR_S,

@@ -12,7 +12,7 @@ closing engine (NotServing).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -106,8 +106,14 @@ def open_engine(
     return BatchingEngine(load(directory, base=base), limits)
 
 
-def refuse_beyond(ids: Sequence[int], request: GenerationRequest, context_tokens: int, num_ids: int) -> None:
-    """Raise RequestRefused for what does not fit the model: too many tokens, or ids that it does not know."""
+def fitted(ids: Sequence[int], request: GenerationRequest, context_tokens: int, num_ids: int) -> GenerationRequest:
+    """Return the request as the model can take it, ``max_tokens`` shortened only where that is allowed.
+
+    Raises RequestRefused for what does not fit: too many tokens, or ids that the model does not know.
+    """
+    room = context_tokens - len(ids)
+    if request.may_shorten and 0 < room < request.max_tokens:
+        request = replace(request, max_tokens=room)
     asked = len(ids) + request.max_tokens
     if asked > context_tokens:
         raise RequestRefused(
@@ -121,3 +127,4 @@ def refuse_beyond(ids: Sequence[int], request: GenerationRequest, context_tokens
             f"the prompt holds the token id {unknown[0]}, but the model knows 0 to {num_ids - 1}",
             "Give the ids of this model's own tokenizer.",
         )
+    return request

@@ -33,6 +33,7 @@ class GenerationRequest:
 
     ``temperature`` 0 takes the likeliest token. ``seed`` None draws one. ``n`` answers are written side by side.
     ``logprobs`` is the number of alternatives that each token's log probability comes with, None for none at all.
+    ``may_shorten``: nobody asked for this ``max_tokens``, so an answer may end where the model's context does.
     """
 
     prompt: Prompt
@@ -43,6 +44,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     n: int = 1
     logprobs: int | None = None
+    may_shorten: bool = False
 
     def __post_init__(self) -> None:
         _within("max_tokens", self.max_tokens, 1, None)

@@ -17,7 +17,10 @@ Status = Literal["ok", "failed", "cancelled", "refused"]
 
 
 class Exposure(Record):
-    """One request and its answer. ``unit`` is a hash; without one from the client it is random, and ``has_unit`` false."""
+    """One request and its answer.
+
+    ``unit`` is a hash; where the client named none it is random, and ``has_unit`` false.
+    """
 
     request: str
     endpoint: str

@@ -50,7 +50,9 @@ class Spool:
             directory.mkdir(parents=True, exist_ok=True)
             self._path, self._file = _begun(directory)
         except OSError as error:
-            raise StoreError(f"{directory} cannot be written: {error.strerror}", "Make room, or set its owner.") from error
+            raise StoreError(
+                f"{directory} cannot be written: {error.strerror}", "Make room, or set its owner."
+            ) from error
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 

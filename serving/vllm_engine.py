@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import GenerationFailed, HoneError, NotServing, Overloaded, UsageError
-from serving.engine import Limits, Statistics, refuse_beyond
+from serving.engine import Limits, Statistics, fitted
 from serving.generation import Alternative, GenerationRequest, Piece, TokenLogprob
 from serving.jobs import Job, Tally
 from serving.load import adapter_base, load_tokenizer, stop_ids
@@ -65,7 +65,7 @@ class VllmEngine:
     def submit(self, request: GenerationRequest) -> Stream:
         """Take a request; call it in an event loop. Raises RequestRefused, Overloaded or NotServing."""
         prompt = self._encoder.ids(request.prompt)
-        refuse_beyond(prompt, request, self.context_tokens, self._num_ids)
+        request = fitted(prompt, request, self.context_tokens, self._num_ids)
         if self._is_draining:
             raise NotServing("this engine takes no more requests", "Send the request again.")
         most = self._limits.max_running + self._limits.max_waiting

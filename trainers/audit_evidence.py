@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.personal_data import mask_personal_data
 from cluster.records import Finding, Severity
 from trainers.duplicates import RowHashes
 from trainers.minhash import NearPairs
-from trainers.personal_data import mask_personal_data
 from trainers.rows import Row, SourceProblem
 from trainers.tasks import is_answered
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cluster.errors import DataError, JobFileError
+from cluster.personal_data import mask_personal_data
 from cluster.records import Fixed
 from trainers.audit_evidence import NUM_SHOWN, AuditData, Evidence, TokenCounts
 from trainers.audit_labels import balance_evidence, suspect_evidence
@@ -28,7 +29,6 @@ from trainers.audit_size import length_evidence, truncation_evidence
 from trainers.audit_text import encoding_damage, repaired, text_evidence, without_control_characters
 from trainers.duplicates import NearTexts, row_hashes
 from trainers.minhash import near_duplicate_pairs
-from trainers.personal_data import mask_personal_data
 from trainers.row_file import ChainedRows, PickedRows
 from trainers.tasks import is_answered
 from trainers.turns import order_fault

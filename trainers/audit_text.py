@@ -21,8 +21,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from cluster.personal_data import find_personal_data
 from trainers.audit_evidence import Evidence, counted, shortened
-from trainers.personal_data import find_personal_data
 from trainers.rows import Row
 
 # C0 and C1 without tab, line feed, carriage return and NEL; zero-width space, word joiner, byte-order mark,

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from cluster.charts import Bar, Bins, Bound, bars, histogram
 from cluster.pages import Cell, Section, element, facts, folded, joined, table, visible
+from cluster.personal_data import mask_personal_data
 from trainers.audit_evidence import counted
-from trainers.personal_data import mask_personal_data
 from trainers.prepared import TRAIN, VALIDATION
 
 if TYPE_CHECKING:

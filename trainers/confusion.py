@@ -15,11 +15,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from cluster.pages import Cell, Section, element, folded, joined, table, visible
+from cluster.personal_data import mask_personal_data
 from trainers.answered import Answered
 from trainers.audit_evidence import counted
 from trainers.label_metrics import NO_LABEL
 from trainers.metrics import Predictions
-from trainers.personal_data import mask_personal_data
 
 MAX_CLASSES = 30
 MAX_LISTED = 30

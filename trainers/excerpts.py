@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.personal_data import MASK, find_personal_data, mask_personal_data
 from trainers.audit_evidence import MASKED_CHARS, NUM_SHOWN, AuditData, Evidence
 from trainers.audit_text import CONTROL, boilerplate, repaired
-from trainers.personal_data import MASK, find_personal_data, mask_personal_data
 from trainers.report_records import Example, Excerpt, Turn, Typical
 
 if TYPE_CHECKING:

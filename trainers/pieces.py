@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.personal_data import find_personal_data
+from cluster.personal_data import find_personal_data
 
 LOST = "\ufffd"
 MAX_BYTES = 4

@@ -36,7 +36,10 @@ def exposure(request: str, time_s: float = 1.0, **changed: object) -> Exposure:
 
 def test_what_is_written_is_read_back_whole(ledger: Ledger) -> None:
     rows = [exposure("b", 2.0), exposure("a", 1.0, status="failed", latency_s=None, forced=True, consent=True)]
-    said = [Outcome(request="a", time_s=3.5, name="success", value=0.1 + 0.2), Outcome(request="b", time_s=3.0, name="n")]
+    said = [
+        Outcome(request="a", time_s=3.5, name="success", value=0.1 + 0.2),
+        Outcome(request="b", time_s=3.0, name="n"),
+    ]
     ledger.write([*rows, *said])
     assert list(ledger.exposures("support")) == rows[::-1], "by time"
     assert list(ledger.outcomes("support", "v4")) == said[::-1]

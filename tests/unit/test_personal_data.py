@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from trainers.personal_data import find_personal_data, mask_personal_data, passes_luhn, passes_mod97
+from cluster.personal_data import find_personal_data, mask_personal_data, passes_luhn, passes_mod97
 
 # Published examples: card networks' test numbers, the ISO 13616 registry's IBANs, AWS's and RFC 7519's documentation.
 FOUND = [

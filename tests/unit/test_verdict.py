@@ -216,7 +216,8 @@ def test_the_design_is_what_the_file_declares() -> None:
             },
         }
     )  # fmt: skip
-    design = design_of(spec)
+    assert spec.experiment is not None
+    design = design_of(spec.experiment, [*spec.arms])
     assert (design.arms, design.control, design.challengers) == (("old", "new"), "old", ("new",))
     assert (design.outcome, design.horizon_s, design.missing) == ("solved", 7200, "zero")
     assert design.guardrails.error_rate == 0.01

@@ -1,0 +1,201 @@
+"""The endpoint's HTTP side: OpenAI's routes, feedback, health and metrics, with errors in OpenAI's shape.
+
+What a route does with a request is in ``serving.gateway``; here are bodies (bounded), headers, statuses and streams. A
+caller that closes its connection closes the stream, which frees the place of its request.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from cluster.errors import GenerationFailed, HoneError, NotServing, Overloaded, RequestRefused, StoreError
+from serving.callers import KeyRefused, Keys, caller_of, key_of
+from serving.feedback import outcome_of
+from serving.gateway import Exchange, Gateway
+from serving.generation import Piece
+from serving.openai_answers import DONE, Wording, error_body, error_line
+from serving.openai_requests import Asked, ChatAsked, TextAsked, asked_of
+
+MOST_BODY_BYTES = 1 << 20
+RETRY_AFTER = {"Retry-After": "1"}
+STATUSES: tuple[tuple[type[HoneError], int, str], ...] = (
+    (RequestRefused, 400, "invalid_request_error"),
+    (Overloaded, 429, "rate_limit_exceeded"),
+    (NotServing, 503, "service_unavailable"),
+    (StoreError, 503, "service_unavailable"),
+    (GenerationFailed, 500, "server_error"),
+)
+
+
+class BodyRefused(Exception):
+    """A body that is too large (413) or no JSON object (400)."""
+
+    def __init__(self, status: int, what: str) -> None:
+        super().__init__(status, what)
+        self.status, self.what = status, what
+
+
+def application(gateway: Callable[[], Gateway], keys: Keys) -> FastAPI:
+    """Return the app; ``gateway`` gives the replica's own, at each request."""
+    app = FastAPI(title="hone", docs_url=None, redoc_url=None, openapi_url=None)
+    _add_errors(app, gateway)
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        return await _completion(request, ChatAsked, gateway(), keys)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        return await _completion(request, TextAsked, gateway(), keys)
+
+    @app.post("/v1/feedback")
+    async def feedback(request: Request) -> Response:
+        keys.check(key_of(request.headers))
+        own = gateway()
+        row = outcome_of(await _json(request), own.snapshot.endpoint, time.time())
+        await run_in_threadpool(own.keep, row)
+        return JSONResponse({"object": "feedback", "request_id": row.request, "name": row.name})
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        keys.check(key_of(request.headers))
+        endpoint = gateway().snapshot.endpoint
+        made = int(endpoint.history[0].time_s) if endpoint.history else 0
+        model = {"id": endpoint.name, "object": "model", "created": made, "owned_by": "hone"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    @app.get("/healthz")
+    async def health() -> Response:
+        now = gateway().snapshot
+        arms = {arm: arm in now.ready for arm in now.endpoint.arms}
+        is_up = any(now.split.probabilities.values())
+        body = {"status": "ok" if is_up else "no arm is ready", "arms": arms, "epoch": now.endpoint.epoch}
+        return JSONResponse(body, 200 if is_up else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        keys.check(key_of(request.headers))
+        return Response(gateway().meters.text(), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+async def _completion(request: Request, kind: type[Asked], gateway: Gateway, keys: Keys) -> Response:
+    keys.check(key_of(request.headers))  # before a byte of the body is read
+    body = await _json(request)
+    now = gateway.snapshot  # read once: whatever changes from here on is not this request's
+    endpoint = now.endpoint
+    by_user = endpoint.experiment is None or endpoint.experiment.unit == "user"
+    caller = caller_of(request.headers, body, keys, endpoint.salt, by_user=by_user)
+    asked = asked_of(kind, body)
+    if asked.model not in (None, endpoint.name):
+        raise HTTPException(404, f"the model {asked.model!r} does not exist; this endpoint serves {endpoint.name}")
+    exchange = gateway.begin(now, caller, asked)
+    wording = Wording(exchange.request, endpoint.name, int(exchange.time_s), asked.is_chat, exchange.about)
+    if asked.stream:
+        return await _streamed(exchange, wording)
+    async with aclosing(exchange.pieces()) as pieces:
+        written = [piece async for piece in pieces]
+    return JSONResponse(wording.whole(written, exchange.usage), headers=_headers(exchange))
+
+
+async def _streamed(exchange: Exchange, wording: Wording) -> Response:
+    """Return the stream once its first piece is there, so that what fails at once has its own status."""
+    pieces = exchange.pieces()
+    try:
+        first = await anext(pieces)
+    except BaseException:
+        await pieces.aclose()
+        raise
+    headers = _headers(exchange) | {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    lines = _lines(first, pieces, exchange, wording)
+    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+async def _lines(
+    first: Piece, pieces: AsyncGenerator[Piece], exchange: Exchange, wording: Wording
+) -> AsyncGenerator[bytes]:
+    shown: dict[int, int] = {}
+    async with aclosing(pieces):
+        try:
+            yield wording.chunk(first, shown)
+            async for piece in pieces:
+                yield wording.chunk(piece, shown)
+        except HoneError as error:
+            yield error_line(_described(error)[1])
+            return
+        if exchange.asked.with_usage:
+            yield wording.last_chunk(exchange.usage)
+        yield DONE
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    """Return a request's JSON object, reading no more than a body may have. Raises BodyRefused."""
+    found = bytearray()
+    async for part in request.stream():
+        found += part
+        if len(found) > MOST_BODY_BYTES:
+            raise BodyRefused(413, f"the body is larger than {MOST_BODY_BYTES:,} bytes")
+    try:
+        value = json.loads(bytes(found))
+        if b"\\ud" in found.lower():  # the escape of half a character may be half of one
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise BodyRefused(400, "the body is no JSON, or holds half a character") from None
+    if not isinstance(value, dict):
+        raise BodyRefused(400, "the body is no JSON object")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _headers(exchange: Exchange) -> dict[str, str]:
+    about = exchange.about
+    return {
+        "x-hone-request-id": exchange.request,
+        "x-hone-arm": exchange.arm,
+        "x-hone-experiment": about["experiment"] or "",
+        "x-hone-epoch": str(about["epoch"]),
+    }
+
+
+def _described(error: HoneError) -> tuple[int, dict[str, Any]]:
+    """Return an error's status and body."""
+    for kind, status, word in STATUSES:
+        if isinstance(error, kind):
+            what = f"{error.what}. {error.remedy}".strip()
+            return status, error_body(what, word, code=None, param=error.where or None)
+    return 500, error_body(error.what, "server_error")
+
+
+def _add_errors(app: FastAPI, gateway: Callable[[], Gateway]) -> None:
+    """Give every failure OpenAI's shape, and count those that no arm saw."""
+
+    def answered(status: int, body: dict[str, Any]) -> Response:
+        gateway().meters.refused(status)
+        return JSONResponse(body, status, headers=RETRY_AFTER if status in (429, 503) else None)
+
+    @app.exception_handler(HoneError)
+    async def refused(_request: Request, error: HoneError) -> Response:
+        return answered(*_described(error))
+
+    @app.exception_handler(KeyRefused)
+    async def no_key(_request: Request, error: KeyRefused) -> Response:
+        kind = "authentication_error" if error.status == 401 else "permission_error"
+        return answered(error.status, error_body(error.what, kind, code="invalid_api_key"))
+
+    @app.exception_handler(BodyRefused)
+    async def no_body(_request: Request, error: BodyRefused) -> Response:
+        return answered(error.status, error_body(error.what, "invalid_request_error"))
+
+    @app.exception_handler(HTTPException)
+    async def no_route(_request: Request, error: HTTPException) -> Response:
+        code = "model_not_found" if error.status_code == 404 and "model" in str(error.detail) else None
+        return answered(error.status_code, error_body(str(error.detail), "invalid_request_error", code=code))

@@ -1,0 +1,192 @@
+"""A serve file's endpoint → arms and an ingress on Ray Serve, changed and taken down again.
+
+The order is what keeps traffic safe. New arms are brought up beside the old ones; only when every one is ready is the
+endpoint's document replaced, which moves the traffic; what no arm needs any more is drained and removed last. If one
+does not become ready, everything new is removed and nothing else has changed.
+
+Weights, promotion and rollback touch the document only (``serving.traffic``). Keeping an endpoint up in a process of
+its own is ``serving.keeper``'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import RunFailed, UsageError
+from cluster.serve_spec import ArmSpec, ServeSpec
+from cluster.session import LOOPBACK, Settings, cluster_capacity
+from cluster.store import Store
+from serving import endpoint as endpoints
+from serving.arm import actor_options, arm_application
+from serving.callers import API_KEYS, Keys
+from serving.endpoint import Arm, Endpoint
+from serving.engine import EngineKind, Limits
+from serving.ingress import LOOK_EVERY_S, ingress_application
+from serving.releases import Served, served
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from cluster.progress import Progress
+
+DEFAULT_PORT = 8000
+QUIET = {"log_level": "ERROR", "enable_access_log": False}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an endpoint is served, besides what its file says."""
+
+    host: str = LOOPBACK
+    port: int = DEFAULT_PORT
+    engine: EngineKind = "transformers"
+    limits: Limits = field(default_factory=Limits)
+    keys: Keys = field(default_factory=Keys)
+
+    def __post_init__(self) -> None:
+        if self.host not in (LOOPBACK, "localhost", "::1") and not self.keys.api:
+            raise UsageError(
+                f"{self.host} is reached from other machines, and there are no API keys",
+                f"Set {API_KEYS} (or {API_KEYS}_FILE), or leave --host out.",
+            )
+
+
+def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Progress) -> Endpoint:
+    """Serve an endpoint in this session's Ray, or change it into what the file says; return its document.
+
+    Raises UsageError for releases that are not there, before anything is started, and RunFailed for an arm that does
+    not become ready, after which the endpoint is as it was.
+    """
+    from ray import serve
+
+    store = Store(settings.home)
+    releases = {name: served(arm.release, settings) for name, arm in spec.arms.items()}
+    with _quiet():
+        serve.start(http_options={"host": options.host, "port": options.port}, logging_config=QUIET)
+        running = set(serve.status().applications)
+        before = endpoints.find(store, spec.endpoint)
+        arms = {
+            name: _arm(spec.endpoint, name, arm, releases[name], before, running) for name, arm in spec.arms.items()
+        }
+        fresh = {name: arm for name, arm in arms.items() if arm.application not in running}
+        try:
+            for name, arm in fresh.items():
+                _start_arm(name, arm, releases[name], len(arms), options, progress)
+            endpoint = _written(store, spec, arms, before)
+            if spec.endpoint not in running:
+                _start_ingress(spec.endpoint, settings, options)
+        except BaseException:
+            for arm in fresh.values():
+                serve.delete(arm.application)
+            raise
+        _remove_unused(endpoint, running)
+    return endpoint
+
+
+def take_down(name: str) -> None:
+    """Drain an endpoint: first its ingress, then its arms."""
+    from ray import serve
+
+    with _quiet():
+        applications = serve.status().applications
+        for application in sorted(applications, key=len):
+            if application == name or application.startswith(f"{name}--"):
+                serve.delete(application)
+
+
+def _arm(endpoint: str, name: str, spec: ArmSpec, release: Served, before: Endpoint | None, running: set[str]) -> Arm:
+    """Return the arm as it will be written down: in the application it has, or in a new one for another release."""
+    old = before.arms.get(name) if before else None
+    application = f"{endpoint}--{name}"
+    if old is not None and old.application in running:
+        same = (old.directory, old.base) == (release.directory, release.base)
+        application = old.application if same else f"{endpoint}--{name}--{secrets.token_hex(3)}"
+    return Arm(
+        release=spec.release,
+        version=release.version,
+        directory=release.directory,
+        base=release.base,
+        application=application,
+        weight=spec.weight,
+        generation=spec.generation,
+    )
+
+
+def _start_arm(name: str, arm: Arm, release: Served, num_arms: int, options: Options, progress: Progress) -> None:
+    """Deploy one arm and wait until it writes. Raises RunFailed with the reason that its replica gave."""
+    from ray import serve
+
+    began_s = time.monotonic()
+    target = arm_application(release, cluster_capacity(), num_arms, options.engine, options.limits)
+    try:
+        serve.run(target, name=arm.application, route_prefix=None, logging_config=QUIET)
+    except RuntimeError as error:
+        raise RunFailed(
+            f"the arm {name} ({arm.release}) did not become ready: {_reason(arm.application, error)}",
+            "Nothing was changed. Mend the release, or serve another.",
+        ) from error
+    progress.say(f"  arm {name}: {arm.version or arm.release} ready after {time.monotonic() - began_s:.1f} s")
+
+
+def _start_ingress(name: str, settings: Settings, options: Options) -> None:
+    from ray import serve
+
+    num_cpus = actor_options(cluster_capacity(), 1)["num_cpus"]
+    target = ingress_application(name, settings, options.keys, {"num_cpus": num_cpus})
+    try:
+        serve.run(target, name=name, route_prefix="/", logging_config=QUIET)
+    except RuntimeError as error:
+        raise RunFailed(f"the endpoint did not start: {_reason(name, error)}", "See the Ray logs.") from error
+
+
+def _written(store: Store, spec: ServeSpec, arms: Mapping[str, Arm], before: Endpoint | None) -> Endpoint:
+    """Write the endpoint's document: from here on traffic goes to these arms."""
+    now_s = time.time()
+    update = {"experiment": spec.experiment, "log": spec.log}
+    if before is None:
+        first = Endpoint(name=spec.endpoint, salt=secrets.token_hex(16), arms={})
+        return endpoints.write(store, first.model_copy(update=update).after(arms, "serve", now_s))
+    return endpoints.change(store, spec.endpoint, lambda old: old.model_copy(update=update).after(arms, "serve", now_s))
+
+
+def _remove_unused(endpoint: Endpoint, running: set[str]) -> None:
+    """Drain the applications that no arm of the endpoint needs, once every ingress has seen the new document."""
+    from ray import serve
+
+    needed = {arm.application for arm in endpoint.arms.values()}
+    unused = [name for name in running if name.startswith(f"{endpoint.name}--") and name not in needed]
+    if unused:
+        time.sleep(3 * LOOK_EVERY_S)
+    for name in unused:
+        serve.delete(name)
+
+
+def _reason(application: str, error: RuntimeError) -> str:
+    """Return what a replica said, out of the traceback that Serve hands on."""
+    from ray import serve
+
+    found = serve.status().applications.get(application)
+    deployments: dict[str, Any] = dict(found.deployments) if found else {}
+    told = "\n".join([str(error), *(one.message for one in deployments.values())])
+    lines = [line.strip() for line in told.splitlines()]
+    ours = [line for line in lines if line.startswith(("cluster.errors.", "ray.exceptions.")) or "Error: " in line]
+    words = (ours or [line for line in lines if line] or ["no reason was given"])[-1]
+    return words.rpartition("cluster.errors.")[2]
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep Serve's own messages off the user's terminal; what matters comes back as an error."""
+    logger = logging.getLogger("ray.serve")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,228 @@
+"""A caller's request → the arm that answers it, the answer, and the row that records both.
+
+The state of the endpoint is one immutable `Snapshot`, read once at a request's start: whatever changes meanwhile, a
+request has one arm, one epoch, and the probabilities that were in force when its arm was chosen, before it queued
+anywhere. An arm that is not ready takes no part in the split; one that fails a request has failed it, and no other arm
+steps in.
+
+Nothing here knows HTTP or Ray: arms are whatever answers requests, the spool whatever takes rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cluster.errors import HoneError, NotServing, RequestRefused, StoreError
+from cluster.personal_data import mask_personal_data
+from serving.arm import LONGEST_S
+from serving.callers import Caller
+from serving.endpoint import Endpoint
+from serving.generation import GenerationRequest, Piece
+from serving.ledger_rows import Exposure, Row, Status
+from serving.meters import Meters
+from serving.openai_answers import Usage
+from serving.openai_requests import Asked
+from serving.split import Split
+
+log = logging.getLogger("hone.serving")
+
+
+class Answering(Protocol):
+    """An arm: answers a request piece by piece, and frees its place when nobody listens any more."""
+
+    def answer(self, request: GenerationRequest) -> AsyncGenerator[Piece]:
+        """Yield the pieces of the answers. Raises HoneError."""
+        ...
+
+
+class Recording(Protocol):
+    """Where rows go."""
+
+    def add(self, row: Row, *, durable: bool = False) -> None:
+        """Take a row; ``durable`` waits until the disk has it. Raises StoreError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The endpoint as it is now: its document, the arms that are ready, and the split between those."""
+
+    endpoint: Endpoint
+    ready: Mapping[str, Answering]
+    split: Split
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, ready: Mapping[str, Answering]) -> Snapshot:
+        """Return the state in which the arms of ``ready`` answer."""
+        return cls(endpoint, ready, Split(endpoint.split_salt, endpoint.weights, ready.keys()))
+
+    @property
+    def experiment(self) -> str | None:
+        """The experiment's name."""
+        return self.endpoint.experiment.name if self.endpoint.experiment else None
+
+
+class Gateway:
+    """One ingress replica's way from requests to arms. Everything runs in one event loop."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        spool: Recording,
+        meters: Meters,
+        clock: Callable[[], float] = time.time,
+        longest_s: float = LONGEST_S,
+    ) -> None:
+        self._spool, self.meters, self._clock, self._longest_s = spool, meters, clock, longest_s
+        self.snapshot = snapshot
+        self.show()
+
+    def show(self) -> None:
+        """Let the meters say what is in force."""
+        self.meters.in_force(self.snapshot.experiment, self.snapshot.split.probabilities)
+
+    def begin(self, now: Snapshot, caller: Caller, asked: Asked) -> Exchange:
+        """Choose the arm of a request, and return its exchange. Raises NotServing, and RequestRefused."""
+        arm = caller.forced_arm if caller.forced_arm is not None else now.split.arm_of(caller.unit)
+        if arm is None:
+            raise NotServing("no arm is ready", "Send the request again.")
+        if arm not in now.endpoint.arms:
+            raise RequestRefused(f"there is no arm {arm!r}", f"The arms are {', '.join(now.endpoint.arms)}.")
+        if arm not in now.ready:
+            raise NotServing(f"the arm {arm} is not ready", "Send the request again.")
+        request = asked.generation(now.endpoint.arms[arm].generation)
+        prefix = "chatcmpl" if asked.is_chat else "cmpl"
+        exchange = Exchange(
+            request=f"{prefix}-{uuid.uuid4().hex}",
+            now=now,
+            arm=arm,
+            caller=caller,
+            asked=asked,
+            generation=request,
+            time_s=self._clock(),
+            deadline_s=asyncio.get_running_loop().time() + self._longest_s,
+            record=self._record,
+        )
+        self.meters.begun(now.experiment, arm)
+        return exchange
+
+    def keep(self, row: Row) -> None:
+        """Take a row that must be on disk before its sender hears of it. Raises StoreError."""
+        self._spool.add(row, durable=True)
+        self.meters.fed_back()
+
+    def _record(self, row: Exposure) -> None:
+        first = row.first_token_s
+        tokens = (row.tokens_in, row.tokens_out)
+        self.meters.ended(row.experiment, row.arm, row.status, row.latency_s or 0.0, first, tokens)
+        try:
+            self._spool.add(row)
+        except StoreError as error:  # a ledger that is full or gone never fails an answer
+            self.meters.ledger_refused()
+            log.error("%s", error.what)
+
+
+@dataclass(eq=False)
+class Exchange:
+    """One request on its way through its arm; recorded once, however it ends."""
+
+    request: str
+    now: Snapshot
+    arm: str
+    caller: Caller
+    asked: Asked
+    generation: GenerationRequest
+    time_s: float
+    deadline_s: float
+    record: Callable[[Exposure], None]
+    usage: Usage = field(default_factory=Usage)
+    _began_s: float = field(default_factory=time.perf_counter)
+    _first_token_s: float | None = None
+    _text: list[str] = field(default_factory=list[str])
+    _num_characters: int = 0
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What every answer says of where it comes from."""
+        return {
+            "request": self.request,
+            "arm": self.arm,
+            "experiment": self.now.experiment,
+            "epoch": self.now.endpoint.epoch,
+        }
+
+    async def pieces(self) -> AsyncGenerator[Piece]:
+        """Yield the pieces of the answers. Raises HoneError; closing it early frees the arm's place."""
+        status: Status = "cancelled"
+        try:
+            async with aclosing(self.now.ready[self.arm].answer(self.generation)) as items:
+                while (piece := await self._next(items)) is not None:
+                    self._note(piece)
+                    yield piece
+            status = "ok"
+        except RequestRefused:
+            status = "refused"
+            raise
+        except HoneError:
+            status = "failed"
+            raise
+        finally:
+            self.record(self._row(status))
+
+    async def _next(self, items: AsyncGenerator[Piece]) -> Piece | None:
+        """Return the next piece, None after the last. Raises NotServing where the request has had its time."""
+        try:
+            async with asyncio.timeout_at(self.deadline_s):
+                return await anext(items, None)
+        except TimeoutError:
+            raise NotServing("the answer took too long", "Send the request again, or ask for less.") from None
+
+    def _note(self, piece: Piece) -> None:
+        if self._first_token_s is None:
+            self._first_token_s = time.perf_counter() - self._began_s
+        self.usage.add(piece)
+        self._num_characters += len(piece.text)
+        if self.now.endpoint.log == "text":
+            self._text.append(piece.text)
+
+    def _row(self, status: Status) -> Exposure:
+        return Exposure(
+            request=self.request,
+            endpoint=self.now.endpoint.name,
+            experiment=self.now.experiment,
+            arm=self.arm,
+            unit=self.caller.unit,
+            has_unit=self.caller.has_unit,
+            probabilities=self.now.split.probabilities,
+            epoch=self.now.endpoint.epoch,
+            time_s=self.time_s,
+            latency_s=time.perf_counter() - self._began_s,
+            first_token_s=self._first_token_s,
+            tokens_in=self.usage.prompt_tokens,
+            tokens_out=self.usage.completion_tokens,
+            status=status,
+            forced=self.caller.forced_arm is not None,
+            kept=self._kept(),
+            consent=self.caller.consent,
+        )
+
+    def _kept(self) -> dict[str, Any]:
+        """Return what the endpoint's ``log`` lets be kept of prompt and answer."""
+        if self.now.endpoint.log == "off":
+            return {}
+        prompt = self.asked.text
+        kept: dict[str, Any] = {
+            "prompt_characters": len(prompt),
+            "turns": self.asked.num_turns,
+            "answer_characters": self._num_characters,
+        }
+        if self.now.endpoint.log == "text":
+            kept |= {"prompt": mask_personal_data(prompt), "answer": mask_personal_data("".join(self._text))}
+        return kept

@@ -1,0 +1,205 @@
+"""The process that keeps an endpoint up: a Ray of its own on the loopback interface, until it is told to stop.
+
+Where it runs is written under ``clusters`` in the store, so that a second `hone serve` of the same endpoint changes
+the one that runs, and `hone stop` finds it. Detached, the same process runs in the background with a log file. Its end
+takes the endpoint's Ray with it; nothing is left running that nobody keeps.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from cluster.errors import HoneError, RunFailed, UsageError
+from cluster.records import Record
+from cluster.runs import Owner, is_gone, start_mark
+from cluster.session import Settings, ray_session
+from cluster.stopping import stop_on_signal
+from cluster.store import Store
+from serving import endpoint as endpoints
+from serving.deploy import Options, bring_up, take_down
+from serving.traffic import steer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster.progress import Progress
+    from cluster.serve_spec import ServeSpec
+    from serving.endpoint import Endpoint
+
+CLUSTERS = "clusters"
+LOOK_S = 0.2
+STEER_EVERY_S = 5.0
+START_S = 600.0
+STOP_S = 400.0
+"""Longer than an arm's grace."""
+
+
+class Kept(Record):
+    """An endpoint that runs here, and the process that keeps it."""
+
+    endpoint: str
+    url: str
+    ray_address: str
+    owner: Owner
+
+
+class Serving(Record):
+    """What `hone serve` prints."""
+
+    endpoint: str
+    url: str
+    epoch: int
+    arms: dict[str, str]
+    weights: dict[str, float]
+
+    def lines(self) -> list[str]:
+        """Return it for a reader."""
+        arms = [f"  {arm:<12} {release}  weight {self.weights[arm]:g}" for arm, release in self.arms.items()]
+        return [f"{self.endpoint} answers at {self.url}/v1", *arms]
+
+
+def serve(
+    spec: ServeSpec,
+    settings: Settings,
+    progress: Progress,
+    options: Options,
+    announce: Callable[[Serving], None],
+) -> None:
+    """Serve an endpoint until a signal comes; where it runs already, change that one and return.
+
+    ``announce`` is called once it answers.
+    """
+    store = Store(settings.home)
+    kept = find_kept(store, spec.endpoint)
+    if kept is not None:
+        with ray_session(address=kept.ray_address):
+            announce(_serving(bring_up(spec, settings, options, progress), kept.url))
+        return
+    _refuse_taken(options)
+    stopping = threading.Event()
+    with stop_on_signal(stopping.set), ray_session(address=settings.ray_address):
+        endpoint = bring_up(spec, settings, options, progress)
+        try:
+            kept = _claim(store, endpoint, options)
+            announce(_serving(endpoint, kept.url))
+            while not stopping.wait(STEER_EVERY_S):
+                _steered(spec.endpoint, settings, progress)
+            progress.say(f"{spec.endpoint}: draining")
+        finally:
+            take_down(spec.endpoint)
+            store.remove(CLUSTERS, f"{spec.endpoint}.json")
+
+
+def detach(endpoint: str, arguments: Sequence[str], settings: Settings) -> Serving:
+    """Start `hone serve` with these arguments in the background, and return once the endpoint answers.
+
+    Raises RunFailed with the end of its log where it does not come up.
+    """
+    store = Store(settings.home)
+    if find_kept(store, endpoint) is not None:
+        raise UsageError(f"{endpoint} runs already", "Leave --detach out to change it, or: hone stop " + endpoint)
+    log = log_path(endpoint, settings)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.cli", "serve", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline_s = time.monotonic() + START_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        kept = find_kept(store, endpoint)
+        if kept is not None and kept.owner.pid == process.pid:
+            return _serving(endpoints.read(store, endpoint), kept.url)
+        time.sleep(LOOK_S)
+    if process.poll() is None:
+        process.terminate()
+    tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-5:])
+    raise RunFailed(f"{endpoint} did not come up: {tail}", f"See {log}.")
+
+
+def stop(endpoint: str, settings: Settings) -> None:
+    """Tell an endpoint's keeper to drain and end, and wait until it has. Raises UsageError where none runs here."""
+    store = Store(settings.home)
+    kept = find_kept(store, endpoint)
+    if kept is None:
+        raise UsageError(f"no endpoint {endpoint!r} runs here", "hone serve starts one.")
+    os.kill(kept.owner.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + STOP_S
+    while not is_gone(kept.owner, socket.gethostname()):
+        if time.monotonic() > deadline_s:
+            raise RunFailed(f"{endpoint} is still draining", f"Its process is {kept.owner.pid}.")
+        time.sleep(LOOK_S)
+
+
+def find_kept(store: Store, endpoint: str) -> Kept | None:
+    """Return where an endpoint runs on this machine; None where it does not, or its keeper is gone."""
+    if not store.exists(CLUSTERS, f"{endpoint}.json"):
+        return None
+    kept = Kept.model_validate(store.get_json(CLUSTERS, f"{endpoint}.json"))
+    host = socket.gethostname()
+    return None if kept.owner.host != host or is_gone(kept.owner, host) else kept
+
+
+def log_path(endpoint: str, settings: Settings) -> Path:
+    """Return where a detached keeper writes what it has to say."""
+    home = Path(settings.home) if settings.is_local else Path.home() / ".cache" / "hone"
+    return home / CLUSTERS / f"{endpoint}.log"
+
+
+def _steered(endpoint: str, settings: Settings, progress: Progress) -> None:
+    """Let ramp and automatic promotion take their next step; what keeps them from it is said, and tried again."""
+    try:
+        moved = steer(endpoint, settings)
+    except HoneError as error:
+        progress.say(f"{endpoint}: traffic stays as it is: {error.what}")
+        return
+    if moved is not None:
+        for line in moved.lines():
+            progress.say(line)
+
+
+def _claim(store: Store, endpoint: Endpoint, options: Options) -> Kept:
+    import ray
+
+    pid = psutil.Process().pid
+    owner = Owner(host=socket.gethostname(), pid=pid, started=start_mark(pid) or "")
+    kept = Kept(
+        endpoint=endpoint.name,
+        url=f"http://{options.host}:{options.port}",
+        ray_address=ray.get_runtime_context().gcs_address,
+        owner=owner,
+    )
+    store.put_json(kept.model_dump(mode="json"), CLUSTERS, f"{endpoint.name}.json")
+    return kept
+
+
+def _serving(endpoint: Endpoint, url: str) -> Serving:
+    arms = {name: arm.version or arm.release for name, arm in endpoint.arms.items()}
+    return Serving(endpoint=endpoint.name, url=url, epoch=endpoint.epoch, arms=arms, weights=endpoint.weights)
+
+
+def _refuse_taken(options: Options) -> None:
+    """Raise UsageError where another program listens on the port, which Serve would find out much later."""
+    with closing(socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET)) as knock:
+        knock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            knock.bind((options.host, options.port))
+        except OSError as error:
+            raise UsageError(
+                f"{options.host}:{options.port} cannot be listened on: {error.strerror}", "Give another --port."
+            ) from error

@@ -1,0 +1,75 @@
+"""What an ingress replica counts, by arm and experiment, in Prometheus' text format.
+
+Labels are arms, experiments and statuses, never units, keys or request ids.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+BY_ARM = ("endpoint", "experiment", "arm")
+
+
+class Meters:
+    """The counters of one endpoint, in a registry of their own."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._registry = CollectorRegistry()
+        own = {"registry": self._registry}
+        self._requests = Counter("hone_requests", "Requests by how they ended", (*BY_ARM, "status"), **own)
+        self._latency = Histogram("hone_latency_seconds", "Whole answers", BY_ARM, buckets=SECONDS, **own)
+        self._first = Histogram("hone_first_token_seconds", "Time to first token", BY_ARM, buckets=SECONDS, **own)
+        self._tokens = Counter("hone_tokens", "Tokens read (in) and written (out)", (*BY_ARM, "direction"), **own)
+        self._running = Gauge("hone_running_requests", "Requests under way", BY_ARM, **own)
+        self._weight = Gauge("hone_arm_probability", "Share of new units in force", BY_ARM, **own)
+        self._refused = Counter("hone_refused", "Requests answered by no arm", ("endpoint", "status"), **own)
+        self._feedback = Counter("hone_feedback", "Outcomes fed back", ("endpoint",), **own)
+        self._lost = Counter("hone_ledger_errors", "Rows that the ledger's spool did not take", ("endpoint",), **own)
+
+    def begun(self, experiment: str | None, arm: str) -> None:
+        """Count a request in."""
+        self._running.labels(self._endpoint, experiment or "", arm).inc()
+
+    def ended(
+        self,
+        experiment: str | None,
+        arm: str,
+        status: str,
+        latency_s: float,
+        first_token_s: float | None,
+        tokens: tuple[int, int],
+    ) -> None:
+        """Count a request that has ended, however it did; ``tokens`` are those read and written."""
+        labels = (self._endpoint, experiment or "", arm)
+        self._running.labels(*labels).dec()
+        self._requests.labels(*labels, status).inc()
+        if status == "ok":
+            self._latency.labels(*labels).observe(latency_s)
+        if first_token_s is not None:
+            self._first.labels(*labels).observe(first_token_s)
+        self._tokens.labels(*labels, "in").inc(tokens[0])
+        self._tokens.labels(*labels, "out").inc(tokens[1])
+
+    def in_force(self, experiment: str | None, probabilities: dict[str, float]) -> None:
+        """Show the split that is in force, and no longer one that was before."""
+        self._weight.clear()
+        for arm, probability in probabilities.items():
+            self._weight.labels(self._endpoint, experiment or "", arm).set(probability)
+
+    def refused(self, status: int) -> None:
+        """Count a request that no arm was asked about."""
+        self._refused.labels(self._endpoint, str(status)).inc()
+
+    def fed_back(self) -> None:
+        """Count an outcome."""
+        self._feedback.labels(self._endpoint).inc()
+
+    def ledger_refused(self) -> None:
+        """Count a row that could not be kept."""
+        self._lost.labels(self._endpoint).inc()
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,66 @@
+"""An endpoint and its verdict → the next change of traffic, if it is time for one.
+
+The policy is pure; the endpoint's keeper asks it every few seconds and acts. A ramp goes one step up when its hours
+have passed since the last change, the split is as recorded and no bound is broken; it never goes down, and it ends at
+its last step. With ``promote: auto`` a decision to promote or to roll back is carried out, with the verdict's reason.
+Without it a person decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.design import HOUR_S
+from serving.endpoint import Endpoint
+from serving.split import exposure_probabilities
+from serving.verdict import Verdict
+
+WHOLE = 100.0
+SLACK = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What to do with the traffic, and why; ``weights`` only for a step of the ramp."""
+
+    kind: Literal["promote", "take off", "ramp"]
+    why: str
+    arm: str = ""
+    weights: tuple[tuple[str, float], ...] = ()
+
+
+def is_steered(endpoint: Endpoint) -> bool:
+    """Return whether anything happens to this endpoint's traffic by itself."""
+    experiment = endpoint.experiment
+    return experiment is not None and (bool(experiment.ramp) or experiment.promote == "auto")
+
+
+def move_of(endpoint: Endpoint, verdict: Verdict, now_s: float) -> Move | None:
+    """Return the next change of traffic; None where there is nothing to do now."""
+    experiment = endpoint.experiment
+    assert experiment is not None, "only an experiment is steered"
+    shares = exposure_probabilities(endpoint.weights)
+    if experiment.promote == "auto":
+        for arm, ruling in verdict.effects.items():
+            if ruling.decision == "rollback" and shares.get(arm, 0.0) > 0:
+                return Move("take off", ruling.reason, arm)
+        if verdict.decision == "promote" and shares.get(verdict.arm, 0.0) < 1:
+            return Move("promote", verdict.reason, verdict.arm)
+    return _step(endpoint, verdict, shares, now_s)
+
+
+def _step(endpoint: Endpoint, verdict: Verdict, shares: dict[str, float], now_s: float) -> Move | None:
+    """Return the ramp's next step, if it is time for one and nothing speaks against it."""
+    experiment = endpoint.experiment
+    assert experiment is not None
+    share = WHOLE * (1 - shares[experiment.control])
+    ahead = [percent for percent in experiment.ramp if percent > share + SLACK]
+    is_time = now_s - endpoint.history[-1].time_s >= experiment.ramp_every_h * HOUR_S
+    is_fine = verdict.srm.ok and all(bound.ok for bounds in verdict.guardrails.values() for bound in bounds.values())
+    if not (ahead and is_time and is_fine and verdict.decision in ("continue", "promote")):
+        return None
+    challengers = {arm: weight for arm, weight in endpoint.weights.items() if arm != experiment.control}
+    parts = exposure_probabilities(challengers if any(challengers.values()) else dict.fromkeys(challengers, 1.0))
+    weights = {arm: ahead[0] * part for arm, part in parts.items()} | {experiment.control: WHOLE - ahead[0]}
+    return Move("ramp", f"the ramp's step from {share:g} % to {ahead[0]:g} %", weights=tuple(weights.items()))

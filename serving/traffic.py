@@ -1,0 +1,150 @@
+"""Who answers how much: weights, promotion and rollback, each one change of the endpoint's document.
+
+Promotion moves the registry's alias and all traffic together, and rollback both back: the alias first, since a
+document that cannot be written then puts it back, while traffic that has moved has been seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+
+from cluster.errors import UsageError
+from cluster.records import Record
+from cluster.registry import CHAMPION, Registry
+from cluster.session import Settings
+from cluster.store import Store
+from serving import endpoint as endpoints
+from serving.endpoint import Endpoint, What
+from serving.results import verdict_on
+from serving.split import exposure_probabilities
+from serving.steering import is_steered, move_of
+
+Clock = Callable[[], float]
+
+
+class Traffic(Record):
+    """What `split`, `promote` and `rollback` print."""
+
+    endpoint: str
+    epoch: int
+    weights: dict[str, float]
+    shares: dict[str, float]
+    aliases: dict[str, str]
+    why: str
+
+    def lines(self) -> list[str]:
+        """Return it for a reader."""
+        shown = ", ".join(f"{arm} {share:.1%}" for arm, share in self.shares.items())
+        moved = [f"  {model}@{CHAMPION} is {version}" for model, version in self.aliases.items()]
+        return [f"{self.endpoint}, epoch {self.epoch}: {shown}", *moved, *([f"  {self.why}"] if self.why else [])]
+
+
+def split(name: str, weights: Mapping[str, float], settings: Settings, clock: Clock = time.time) -> Traffic:
+    """Set arms' weights; those not named keep theirs. Raises UsageError for arms and weights that cannot be."""
+    return _told(endpoints.change(Store(settings.home), name, lambda old: old.weighted(weights, "split", clock())))
+
+
+def promote(experiment: str, arm: str | None, settings: Settings, clock: Clock = time.time) -> Traffic:
+    """Make an arm's release its model's champion and give it all traffic; without ``arm``, the one the verdict names.
+
+    Raises UsageError where no arm is named and the verdict names none.
+    """
+    why = "asked for by name"
+    if arm is None:
+        verdict, _ = verdict_on(experiment, settings, clock())
+        if verdict.decision != "promote":
+            raise UsageError(
+                f"the verdict is {verdict.decision}: {verdict.reason}",
+                f"Name the arm to promote it anyway: hone promote {experiment} ARM",
+            )
+        arm, why = verdict.arm, verdict.reason
+    return promoted(endpoints.of_experiment(Store(settings.home), experiment), arm, why, settings, clock)
+
+
+def promoted(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock: Clock = time.time) -> Traffic:
+    """Give an arm all traffic, and its version its model's alias."""
+    if arm not in endpoint.arms:
+        raise UsageError(f"{endpoint.name} has no arm {arm!r}", f"The arms are {', '.join(endpoint.arms)}.")
+    version = endpoint.arms[arm].version
+    aliases = {} if version is None else {version.partition("@")[0]: version}
+    weights = {name: 100.0 if name == arm else 0.0 for name in endpoint.arms}
+    with _aliased(aliases, settings) as before:
+        return _told(_weighted(endpoint.name, weights, "promote", why, settings, clock, aliases, before))
+
+
+def rollback(name: str, settings: Settings, clock: Clock = time.time) -> Traffic:
+    """Restore weights and aliases as they were before the last change. Raises UsageError where there is none."""
+    store = Store(settings.home)
+    undone = endpoints.last_change(endpoints.read(store, name))
+    with _aliased(undone.aliases_before, settings):
+        return _told(endpoints.change(store, name, lambda old: endpoints.rolled_back(old, clock())))
+
+
+def taken_off(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock: Clock = time.time) -> Traffic:
+    """Give an arm no more traffic; where nobody else had any, the control gets it."""
+    weights = endpoint.weights | {arm: 0.0}
+    if endpoint.experiment is not None and not any(weights.values()):
+        weights[endpoint.experiment.control] = 100.0
+    return _told(_weighted(endpoint.name, weights, "rollback", why, settings, clock, {}, {}))
+
+
+def steer(name: str, settings: Settings, clock: Clock = time.time) -> Traffic | None:
+    """Make the change of traffic that it is time for, if any; see ``serving.steering``."""
+    endpoint = endpoints.read(Store(settings.home), name)
+    if not is_steered(endpoint) or endpoint.experiment is None:
+        return None
+    verdict, endpoint = verdict_on(endpoint.experiment.name, settings, clock())
+    move = move_of(endpoint, verdict, clock())
+    if move is None:
+        return None
+    if move.kind == "promote":
+        return promoted(endpoint, move.arm, move.why, settings, clock)
+    if move.kind == "take off":
+        return taken_off(endpoint, move.arm, move.why, settings, clock)
+    return _told(_weighted(name, dict(move.weights), "ramp", move.why, settings, clock, {}, {}))
+
+
+def _weighted(
+    name: str,
+    weights: Mapping[str, float],
+    what: What,
+    why: str,
+    settings: Settings,
+    clock: Clock,
+    aliases: Mapping[str, str],
+    aliases_before: Mapping[str, str],
+) -> Endpoint:
+    def edit(old: Endpoint) -> Endpoint:
+        return old.weighted(weights, what, clock(), why, aliases=aliases, aliases_before=aliases_before)
+
+    return endpoints.change(Store(settings.home), name, edit)
+
+
+@contextmanager
+def _aliased(aliases: Mapping[str, str], settings: Settings) -> Generator[dict[str, str]]:
+    """Move champions for the block, and back where it fails; yield what they were before."""
+    registry = Registry(settings)
+    found = {model: registry.champion(model) for model in aliases}
+    before = {model: version for model, version in found.items() if version is not None}
+    for version in aliases.values():
+        registry.set_alias(version, CHAMPION)
+    try:
+        yield before
+    except BaseException:
+        for version in before.values():
+            registry.set_alias(version, CHAMPION)
+        raise
+
+
+def _told(endpoint: Endpoint) -> Traffic:
+    last = endpoint.history[-1]
+    return Traffic(
+        endpoint=endpoint.name,
+        epoch=endpoint.epoch,
+        weights=endpoint.weights,
+        shares=exposure_probabilities(endpoint.weights),
+        aliases=last.aliases,
+        why=last.why,
+    )

@@ -1,0 +1,128 @@
+"""What breaks under an endpoint: replicas killed, clients gone. Nothing hangs, nothing that was taken is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+
+from cluster.session import ray_session
+from serving.ledger import Ledger
+from tests.integration.test_serve import Up, served_pair
+from tests.tiny import write_base
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+ARM, INGRESS = "ServeReplica:support--old", "ServeReplica:support:ingress"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    base = write_base(tmp_path_factory.mktemp("base"))
+    with ray_session(num_cpus=2), served_pair(base, tmp_path_factory.mktemp("serving")) as running:
+        yield running
+
+
+def replicas(title: str) -> list[psutil.Process]:
+    """This session's own replicas of an application: children of the Ray that this process started."""
+    found = psutil.Process().children(recursive=True)
+    return [process for process in found if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{title}")]
+
+
+def kill(title: str) -> None:
+    (process,) = replicas(title)
+    os.kill(process.pid, signal.SIGKILL)
+
+
+def answered_again(up: Up, timeout_s: float = 60) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        try:
+            if up.chat(user="again", max_tokens=1).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError("no answer any more")
+
+
+def test_a_killed_arm_gives_503_or_an_answer_and_never_hangs(up: Up):
+    seen: list[tuple[int, str, float]] = []
+    over = threading.Event()
+
+    def ask(name: int) -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            began_s = time.monotonic()
+            answer = up.chat(user=f"killed {name} {number}", max_tokens=8)
+            seen.append((answer.status_code, answer.headers.get("x-hone-arm", ""), time.monotonic() - began_s))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    kill(ARM)
+    time.sleep(6)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _, _ in seen} <= {200, 503}
+    assert max(took_s for _, _, took_s in seen) < 60
+    assert any(arm == "new" for _, arm, _ in seen)
+    answered_again(up)
+
+
+def test_a_killed_ingress_comes_back_with_the_endpoints_state(up: Up):
+    from serving.traffic import rollback, split
+
+    split("support", {"old": 0, "new": 100}, up.settings)
+    time.sleep(1)
+    epoch = up.chat(user="x").headers["x-hone-epoch"]
+    kill(INGRESS)
+    answered_again(up)
+    again = [up.chat(user=f"after {number}") for number in range(10)]
+    assert {(answer.headers["x-hone-arm"], answer.headers["x-hone-epoch"]) for answer in again} == {("new", epoch)}
+    rollback("support", up.settings)
+
+
+def test_what_an_ingress_took_before_it_was_killed_is_in_the_ledger(up: Up):
+    time.sleep(1)
+    said = [up.chat(user=f"kept {number}", max_tokens=1).headers["x-hone-request-id"] for number in range(20)]
+    kill(INGRESS)
+    answered_again(up)
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        ledger = Ledger.open(up.settings)
+        kept = {row.request for row in ledger.exposures("support")}
+        ledger.close()
+        if kept >= set(said):
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{len(set(said) - kept)} exposures are missing")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_is_recorded_and_its_place_is_free(up: Up, stream: bool):
+    body = {"messages": [{"role": "user", "content": "please"}], "max_tokens": 100, "stream": stream, "n": 4}
+    user = f"gone {stream}"
+    if stream:
+        with httpx.stream("POST", f"{up.url}/v1/chat/completions", json=body | {"user": user}, timeout=30) as answer:
+            next(answer.iter_lines())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{up.url}/v1/chat/completions", json=body | {"user": user}, timeout=0.05)
+    assert up.chat(user="someone else", max_tokens=1).status_code == 200
+    deadline_s = time.monotonic() + 20
+    statuses: list[str] = []
+    while time.monotonic() < deadline_s and "cancelled" not in statuses:
+        time.sleep(0.5)
+        ledger = Ledger.open(up.settings)
+        statuses = [row.status for row in ledger.exposures("support") if row.tokens_out < 400][-3:]
+        ledger.close()
+    assert "cancelled" in statuses
