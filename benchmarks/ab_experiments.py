@@ -18,9 +18,10 @@ from serving.contrast import COLUMNS, Contrast, contrast_path
 from serving.design import Design
 from serving.guardrails import Bound
 from serving.judgement import Decision, Evidence, judged
+from serving.ledger_rows import Exposure, Outcome
 from serving.sample_ratio import Ratio
 from serving.split import Split
-from serving.units import Exposure, Outcome, folded
+from serving.units import folded
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -113,6 +114,13 @@ def z_of(units_a: Floats, total_a: Floats, units_b: Floats, total_b: Floats) -> 
     return np.where(known, z, 0.0)
 
 
+def exposure(request: str, unit: str, arm: str, probabilities: dict[str, float], time_s: float) -> Exposure:
+    """Return a row that says what a verdict reads, unchecked: there are tens of millions of them."""
+    return Exposure.model_construct(
+        request=request, unit=unit, arm=arm, probabilities=probabilities, time_s=time_s, forced=False
+    )
+
+
 def returning_course(generator: np.random.Generator, ramp: str, num_users: int, rate: float, salt: str) -> Course:
     """Run one experiment with users who return: the split deals them, the fold counts them, requests are only rows.
 
@@ -132,11 +140,14 @@ def returning_course(generator: np.random.Generator, ramp: str, num_users: int, 
     splits = [Split(salt, {"control": 1 - share, "candidate": share}) for share in steps]
     step_R = np.minimum((time_R * len(steps)).astype(np.intp), len(steps) - 1)
     rows = [
-        Exposure(str(r), f"user-{user}", arm, split.probabilities, time)
+        exposure(str(r), f"user-{user}", arm, split.probabilities, time)
         for r, (user, time, step) in enumerate(zip(user_R.tolist(), time_R.tolist(), step_R.tolist(), strict=True))
         if (split := splits[step]) and (arm := split.arm_of(f"user-{user}"))
     ]
-    outcomes = [Outcome(str(r), "success", value_R[r], time_R[r]) for r in np.flatnonzero(spoken_R).tolist()]
+    outcomes = [
+        Outcome.model_construct(request=str(r), name="success", value=value_R[r], time_s=time_R[r])
+        for r in np.flatnonzero(spoken_R).tolist()
+    ]
     units = folded(rows, outcomes, DESIGN, as_of_s=10.0)
     look_times = np.linspace(1 / LOOKS, 1, LOOKS) * (1 + DESIGN.horizon_s)
     # Counted units are those whose horizon has ended, a prefix of all: a look needs no folding of its own.

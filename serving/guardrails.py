@@ -10,7 +10,8 @@ Requests are counted, not units, since the bound is a rate of requests, and each
 b" speaks of every request given those before: an outage in which all requests fail is a breach as long as it outweighs
 the rest of the counts, also where the rate over a month will be below. Forced requests are left out.
 
-Slow is judged among answered requests only; a failed one is in the error rate.
+Slow is judged among answered requests only; a failed one is in the error rate. A cancelled or refused one is neither:
+its caller went away, or asked for what no arm gives.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from math import exp, fsum, log, log1p
 
 from cluster.records import Record
 from serving.design import Design
-from serving.units import Exposure
+from serving.ledger_rows import Exposure
 
 ODDS_MULTIPLES = (1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 LARGEST_LOG = 690.0  # evidence is shown as a finite float
@@ -64,9 +65,9 @@ def tallies_of(exposures: Iterable[Exposure], design: Design, as_of_s: float) ->
         if row.forced or row.time_s > as_of_s or row.arm not in tallies or row.request in seen:
             continue
         seen.add(row.request)
-        is_answered = not row.failed and row.latency_s is not None
-        is_slow = slow is not None and is_answered and row.latency_s is not None and row.latency_s > slow.latency_s
-        tallies[row.arm] += Tally(1, int(row.failed), int(is_answered), int(is_slow))
+        latency_s = row.latency_s if row.status == "ok" else None
+        is_slow = slow is not None and latency_s is not None and latency_s > slow.latency_s
+        tallies[row.arm] += Tally(1, int(row.status == "failed"), int(latency_s is not None), int(is_slow))
     return tallies
 
 

@@ -29,33 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.design import Design
+from serving.ledger_rows import Exposure, Outcome
 
 SUM_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """One answered (or failed) request, as the ledger has it."""
-
-    request: str
-    unit: str
-    arm: str
-    probabilities: Mapping[str, float]
-    """Of every arm of the endpoint, in force when the arm was chosen."""
-    time_s: float
-    failed: bool = False
-    latency_s: float | None = None
-    forced: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One value fed back for a request."""
-
-    request: str
-    name: str
-    value: float
-    time_s: float
 
 
 @dataclass(frozen=True)
@@ -104,7 +80,7 @@ def _values(
     judged: dict[str, dict[str, tuple[float, float]]] = {}
     for row in outcomes:
         unit = unit_of.get(row.request)
-        if unit is None or row.name != design.outcome:
+        if unit is None or row.name != design.outcome or row.value is None:
             continue
         if row.time_s > min(now_s, first[unit].time_s + design.horizon_s):
             continue

@@ -22,9 +22,10 @@ from serving.contrast import contrast_of
 from serving.design import Design
 from serving.guardrails import LARGEST_LOG, Bound, bounds_of, tallies_of
 from serving.judgement import Decision, Effect, Evidence, Ruling, judged
+from serving.ledger_rows import Exposure, Outcome
 from serving.sample_ratio import Ratio, ratio_of
 from serving.sequential import mean_interval
-from serving.units import Exposure, Outcome, Units, folded
+from serving.units import Units, folded
 
 TIGHTEST_UNITS = 1000  # where an arm's own interval is narrowest; for display only
 

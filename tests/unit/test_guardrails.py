@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.serve_spec import GuardrailSpec, SlowSpec
 from serving.design import Design
 from serving.guardrails import ODDS_MULTIPLES, Tally, bound_of, bounds_of, log_evidence, tallies_of
-from serving.units import Exposure
+from tests.experiment_rows import exposure
 
 DESIGN = Design(
     "e", ("a", "b"), "a", guardrails=GuardrailSpec(error_rate=0.01, slow=SlowSpec(latency_s=2.0, rate=0.05))
@@ -68,14 +68,14 @@ def test_evidence_stays_a_finite_number() -> None:
 def test_each_request_is_counted_once_in_the_arm_that_answered_it() -> None:
     half = {"a": 0.5, "b": 0.5}
     rows = [
-        Exposure("1", "u", "a", half, 0, latency_s=1.0),
-        Exposure("2", "u", "b", half, 1, latency_s=2.5),
-        Exposure("2", "u", "b", half, 1, latency_s=2.5),
-        Exposure("3", "u", "b", half, 2, latency_s=9.0, failed=True),
-        Exposure("4", "u", "b", half, 3),
-        Exposure("5", "v", "b", half, 3, latency_s=9.0, forced=True),
-        Exposure("6", "v", "b", half, 99, latency_s=9.0),
-        Exposure("7", "v", "aside", half, 3, latency_s=9.0),
+        exposure("1", "u", "a", half, 0, latency_s=1.0),
+        exposure("2", "u", "b", half, 1, latency_s=2.5),
+        exposure("2", "u", "b", half, 1, latency_s=2.5),
+        exposure("3", "u", "b", half, 2, latency_s=9.0, status="failed"),
+        exposure("4", "u", "b", half, 3),
+        exposure("5", "v", "b", half, 3, latency_s=9.0, forced=True),
+        exposure("6", "v", "b", half, 99, latency_s=9.0),
+        exposure("7", "v", "aside", half, 3, latency_s=9.0),
     ]
     found = tallies_of(rows, DESIGN, as_of_s=50)
     assert found == {"a": Tally(1, 0, 1, 0), "b": Tally(3, 1, 1, 1)}

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 from serving.design import Design
-from serving.units import Exposure, Outcome, Units, folded
+from serving.ledger_rows import Exposure, Outcome
+from serving.units import Units, folded
+from tests.experiment_rows import exposure, outcome
 
 DESIGN = Design("e", ("a", "b"), "a", horizon_s=100)
 LATE = 1e9
 
 
 def shown(request: str, unit: str, arm: str, time_s: float, b: float = 0.5, forced: bool = False) -> Exposure:
-    return Exposure(request, unit, arm, {"a": 1 - b, "b": b}, time_s, forced=forced)
+    return exposure(request, unit, arm, {"a": 1 - b, "b": b}, time_s, forced=forced)
 
 
 def said(request: str, value: float, time_s: float, name: str = "success") -> Outcome:
-    return Outcome(request, name, value, time_s)
+    return outcome(request, name, value, time_s)
 
 
 def arms(units: Units) -> list[str]:
@@ -107,8 +109,8 @@ def test_what_comes_after_the_look_is_not_seen() -> None:
 
 
 def test_probabilities_are_normalised_over_the_experiments_arms() -> None:
-    row = Exposure("1", "u", "a", {"a": 0.2, "b": 0.3, "aside": 0.5}, 0)
-    other = Exposure("2", "v", "aside", {"a": 0.2, "b": 0.3, "aside": 0.5}, 0)
+    row = exposure("1", "u", "a", {"a": 0.2, "b": 0.3, "aside": 0.5}, 0)
+    other = exposure("2", "v", "aside", {"a": 0.2, "b": 0.3, "aside": 0.5}, 0)
     units = folded([row, other], [], DESIGN, LATE)
     assert units.probability_NA == pytest.approx(np.array([[0.4, 0.6]]))
     assert units.unusable == 0
@@ -117,11 +119,11 @@ def test_probabilities_are_normalised_over_the_experiments_arms() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        Exposure("1", "u", "a", {"a": 0.5, "b": 0.4}, 0),
-        Exposure("1", "u", "a", {"a": 0.0, "b": 1.0}, 0),
-        Exposure("1", "u", "a", {"b": 1.0}, 0),
-        Exposure("1", "u", "a", {"a": nan, "b": 1.0}, 0),
-        Exposure("1", "u", "a", {"a": 1.5, "b": -0.5}, 0),
+        exposure("1", "u", "a", {"a": 0.5, "b": 0.4}, 0),
+        exposure("1", "u", "a", {"a": 0.0, "b": 1.0}, 0),
+        exposure("1", "u", "a", {"b": 1.0}, 0),
+        exposure("1", "u", "a", {"a": nan, "b": 1.0}, 0),
+        exposure("1", "u", "a", {"a": 1.5, "b": -0.5}, 0),
     ],
 )
 def test_a_row_that_contradicts_itself_is_counted_as_unusable(row: Exposure) -> None:

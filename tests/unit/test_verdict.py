@@ -14,10 +14,11 @@ from serving.contrast import Contrast
 from serving.design import Design, design_of
 from serving.guardrails import Tally, bounds_of
 from serving.judgement import Evidence, Ruling, judged
+from serving.ledger_rows import Exposure, Outcome
 from serving.sample_ratio import Ratio
 from serving.split import Split
-from serving.units import Exposure, Outcome
 from serving.verdict import Verdict, verdict_of
+from tests.experiment_rows import exposure, outcome
 
 DESIGN = Design("router-v4", ("control", "candidate"), "control", missing="zero", horizon_s=10)
 GUARDED = replace(DESIGN, guardrails=GuardrailSpec(error_rate=0.02))
@@ -51,8 +52,8 @@ def simulated(
     for number in range(num):
         arm = split.arm_of(f"unit-{number}")
         assert arm is not None
-        exposures.append(Exposure(str(number), f"unit-{number}", arm, split.probabilities, number, latency_s=0.1))
-        outcomes.append(Outcome(str(number), "success", float(generator.random() < rates[arm]), number + 0.5))
+        exposures.append(exposure(str(number), f"unit-{number}", arm, split.probabilities, number, latency_s=0.1))
+        outcomes.append(outcome(str(number), "success", float(generator.random() < rates[arm]), number + 0.5))
     return exposures, outcomes
 
 

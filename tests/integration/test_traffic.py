@@ -1,0 +1,80 @@
+"""Promotion and rollback move weights and the registry's alias together, or neither."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from cluster.errors import StoreError, UsageError
+from cluster.registry import Registry
+from cluster.session import Settings
+from cluster.store import Store
+from serving import endpoint as endpoints
+from serving import traffic
+from serving.releases import served
+from tests.endpoints import endpoint
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A home with two versions of a model, the first its champion, and an endpoint that serves both."""
+    monkeypatch.setenv("HONE_HOME", str(tmp_path / "home"))
+    settings = Settings.from_env({"HONE_HOME": str(tmp_path / "home")}, tmp_path)
+    registry = Registry(settings)
+    for number in (1, 2):
+        run = f"m-20260301-12000{number}-abcd"
+        release = tmp_path / run
+        release.mkdir()
+        (release / "config.json").write_text("{}")
+        registry.start_run(run, {}, data_hash="0" * 64, sources=[])
+        registry.register("m", str(release), run, {})
+    endpoints.write(Store(settings.home), endpoint(a=90, b=10))
+    return settings
+
+
+def test_promotion_and_rollback_move_weights_and_alias_in_one_step(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["promote", "v2", "b", "--json"]) == 0
+    moved = json.loads(capsys.readouterr().out)
+    assert (moved["weights"], moved["aliases"], moved["epoch"]) == ({"a": 0.0, "b": 100.0}, {"m": "m@2"}, 2)
+    assert Registry(settings).champion("m") == "m@2"
+    assert main(["rollback", "support", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weights"] == {"a": 90.0, "b": 10.0}
+    assert Registry(settings).champion("m") == "m@1"
+    history = endpoints.read(Store(settings.home), "support").history
+    assert [change.what for change in history] == ["serve", "promote", "rollback"]
+    assert main(["rollback", "support"]) == 2, "there is nothing left to take back"
+
+
+def test_without_a_decision_nobody_is_promoted_unless_named(settings: Settings, capsys: pytest.CaptureFixture[str]):
+    assert main(["promote", "v2"]) == 2
+    assert "the verdict is continue" in capsys.readouterr().err
+    assert main(["promote", "v2", "z"]) == 2
+    assert main(["promote", "nothing"]) == 2
+    assert main(["split", "support", "a=x"]) == 2
+    assert main(["split", "support", "c=1"]) == 2
+
+
+def test_an_alias_goes_back_where_the_document_cannot_be_written(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full", "make room")
+
+    monkeypatch.setattr(endpoints, "write", full)
+    with pytest.raises(StoreError):
+        traffic.promote("v2", "b", settings)
+    assert Registry(settings).champion("m") == "m@1"
+
+
+def test_a_reference_is_settled_when_it_is_served(settings: Settings, tmp_path: Path):
+    assert served("m@champion", settings).version == "m@1"
+    assert served("m@2", settings).directory.endswith("m-20260301-120002-abcd")
+    assert served(f"base:{tmp_path}/m-20260301-120002-abcd", settings).version is None
+    for wrong in ("m@9", "n@champion", str(tmp_path / "nothing"), f"base:{tmp_path}/nothing", "./nothing@1"):
+        with pytest.raises(UsageError):
+            served(wrong, settings)
