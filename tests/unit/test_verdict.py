@@ -191,7 +191,7 @@ def test_arms_whose_units_answer_at_other_rates_cannot_be_compared_by_those_who_
 
 def test_a_damaged_ledger_is_invalid() -> None:
     exposures, outcomes = simulated({"control": 0.4, "candidate": 0.6}, 2000)
-    exposures[3] = replace(exposures[3], probabilities={"control": 0.5})
+    exposures[3] = exposures[3].model_copy(update={"probabilities": {"control": 0.5}})
     found = verdict_of(exposures, outcomes, DESIGN, as_of_s=10_000)
     assert (found.decision, found.effect.estimate) == ("invalid", None)
 
