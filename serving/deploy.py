@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from cluster.serve_spec import ArmSpec, ServeSpec
 from cluster.session import LOOPBACK, Settings, cluster_capacity
 from cluster.store import Store
 from serving import endpoint as endpoints
-from serving.arm import actor_options, arm_application
+from serving.arm import GRACE_S, actor_options, arm_application
 from serving.callers import API_KEYS, Keys
 from serving.endpoint import Arm, Endpoint
 from serving.engine import EngineKind, Limits
@@ -82,8 +82,7 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
             if spec.endpoint not in running:
                 _start_ingress(spec.endpoint, settings, options)
         except BaseException:
-            for arm in fresh.values():
-                serve.delete(arm.application)
+            _drain({arm.application for arm in fresh.values()} & set(serve.status().applications))
             raise
         _remove_unused(endpoint, running)
     return endpoint
@@ -94,10 +93,22 @@ def take_down(name: str) -> None:
     from ray import serve
 
     with _quiet():
-        applications = serve.status().applications
-        for application in sorted(applications, key=len):
-            if application == name or application.startswith(f"{name}--"):
-                serve.delete(application)
+        applications = set(serve.status().applications)
+        _drain({name} & applications)
+        _drain({application for application in applications if application.startswith(f"{name}--")})
+
+
+def _drain(applications: Collection[str]) -> None:
+    """Remove applications once what is under way in them has ended, and wait for that; Serve itself waits a minute."""
+    from ray import serve
+
+    for name in applications:
+        serve.delete(name, _blocking=False)
+    deadline_s = time.monotonic() + GRACE_S
+    while not serve.status().applications.keys().isdisjoint(applications):
+        if time.monotonic() > deadline_s:
+            raise RunFailed(f"{', '.join(sorted(applications))} did not end", "See the Ray logs.")
+        time.sleep(LOOK_EVERY_S)
 
 
 def _arm(endpoint: str, name: str, spec: ArmSpec, release: Served, before: Endpoint | None, running: set[str]) -> Arm:
@@ -157,14 +168,11 @@ def _written(store: Store, spec: ServeSpec, arms: Mapping[str, Arm], before: End
 
 def _remove_unused(endpoint: Endpoint, running: set[str]) -> None:
     """Drain the applications that no arm of the endpoint needs, once every ingress has seen the new document."""
-    from ray import serve
-
     needed = {arm.application for arm in endpoint.arms.values()}
     unused = [name for name in running if name.startswith(f"{endpoint.name}--") and name not in needed]
     if unused:
         time.sleep(3 * LOOK_EVERY_S)
-    for name in unused:
-        serve.delete(name)
+        _drain(unused)
 
 
 def _reason(application: str, error: RuntimeError) -> str:
