@@ -43,6 +43,12 @@ OWN_RAY = {
     # Gloo otherwise listens on the address that this machine's name resolves to, and fails where it does not.
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
+KEPT_MEMORY = {
+    # glibc's: a worker keeps what a training step frees for the next one, whichever thread asks (trainers/allocator.py).
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,10 @@ def ray_session(
         arguments: dict[str, Any] = {
             "log_to_driver": log_to_driver,
             "logging_level": logging.ERROR,
-            "runtime_env": {"env_vars": dict(worker_env or {}), "worker_process_setup_hook": quiet_worker},
+            "runtime_env": {
+                "env_vars": KEPT_MEMORY | dict(worker_env or {}),
+                "worker_process_setup_hook": quiet_worker,
+            },
         }
         if is_own:
             undo.enter_context(_loopback_only())
