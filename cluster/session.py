@@ -44,7 +44,7 @@ OWN_RAY = {
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
 KEPT_MEMORY = {
-    # glibc's: a worker keeps what a training step frees for the next one, whichever thread asks (trainers/allocator.py).
+    # glibc's: what a training step frees is kept for the next one, whichever thread asks (trainers/allocator.py).
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
