@@ -35,26 +35,28 @@ def generate(
     *,
     stop_ids: Sequence[int],
     max_new_tokens: int,
+    min_new_tokens: int = 0,
     batch_rows: int = 64,
     max_padded_tokens: int = 65_536,
 ) -> list[list[int]]:
     """Return the greedy continuation of every prompt, without its stop token.
 
     ``prompts`` are token ids, at least one each. Prompts are given as they are: the caller keeps prompt plus answer
-    within the model's context. ``max_padded_tokens`` bounds a batch's prompts and answers together.
+    within the model's context. No stop token comes before ``min_new_tokens``. ``max_padded_tokens`` bounds a batch's
+    prompts and answers together.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     reserved = [len(p) + max_new_tokens for p in prompts]
     model.eval()
     for batch in length_batches(reserved, batch_rows, max_padded_tokens):
-        rows = _generate_batch(model, [prompts[i] for i in batch], stop_ids, max_new_tokens)
+        rows = _generate_batch(model, [prompts[i] for i in batch], stop_ids, (min_new_tokens, max_new_tokens))
         for index, ids in zip(batch, rows, strict=True):
             answers[index] = ids
     return answers
 
 
 def _generate_batch(
-    model: Any, prompts: list[Sequence[int]], stop_ids: Sequence[int], max_new_tokens: int
+    model: Any, prompts: list[Sequence[int]], stop_ids: Sequence[int], new_tokens: tuple[int, int]
 ) -> list[list[int]]:
     longest = max(len(p) for p in prompts)
     tokens_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -65,7 +67,8 @@ def _generate_batch(
     out_BT = model.generate(
         input_ids=tokens_BT.to(model.device),
         attention_mask=mask_BT.to(model.device),
-        max_new_tokens=max_new_tokens,
+        min_new_tokens=new_tokens[0] or None,
+        max_new_tokens=new_tokens[1],
         do_sample=False,
         num_beams=1,
         eos_token_id=list(stop_ids),
