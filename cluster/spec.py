@@ -270,6 +270,13 @@ class JobSpec(Block):
     )
     serve: ServeSpec | None = Field(default=None, description="Where and against what the release is served.")
 
+    def of_trials(self) -> JobSpec:
+        """Return the job that the trials of its sweep begin from: with their workers, on their share of the data."""
+        assert self.sweep is not None, "a job with a sweep block"
+        train = self.train.model_copy(update={"subset": self.train.subset * self.sweep.proxy})
+        workers = self.sweep.workers or self.cluster.workers
+        return self.model_copy(update={"train": train, "cluster": self.cluster.model_copy(update={"workers": workers})})
+
     @model_validator(mode="before")
     @classmethod
     def _empty_keys_are_absent(cls, value: object) -> object:

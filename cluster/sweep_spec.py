@@ -149,6 +149,17 @@ class SweepSpec(Block):
     at_once: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="Trials that run at the same time, at least 1; auto: as many as there is room for."
     )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Workers a trial, at least 1: fewer than in the finals changes nothing but speed; null: all.",
+    )
+    proxy: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the training split that trials use, above 0 to 1; below 1 the winner is trained again.",
+    )
     finalists: int = Field(
         default=3, ge=1, description="Best trials trained again with other seeds before one wins, at least 1; 1: none."
     )
@@ -187,6 +198,8 @@ class SweepSpec(Block):
         for key, owners in (("grace", ("asha", "median")), ("reduction", ("asha",))):
             if getattr(self, key) is not None and self.prune not in owners:
                 raise refusal([key], f"{key} means nothing under prune {self.prune}", f"Remove {key}.")
+        if self.proxy < 1 and "train.subset" in self.space:
+            raise refusal(["proxy"], "trials cannot vary the share of the data that proxy sets", "Remove one of them.")
         if self.search == "grid":
             for key, found in self.dimensions().items():
                 if not isinstance(found, Choice):
@@ -199,6 +212,11 @@ class SweepSpec(Block):
     def grid_size(self) -> int:
         """How many points a space of choices has."""
         return prod(len(found.options) for found in self.dimensions().values() if isinstance(found, Choice))
+
+    @property
+    def trials_are_smaller(self) -> bool:
+        """Whether trials run on other workers or on less data than the finals."""
+        return self.workers is not None or self.proxy < 1
 
     def dimensions(self) -> dict[str, Dimension]:
         """Return the parsed space: dotted key → dimension."""

@@ -84,6 +84,12 @@ class TrainSpec(Block):
     )
     lora: LoraSpec = Field(default_factory=LoraSpec, description="The adapter; refused under the method full.")
     epochs: float = Field(default=3.0, gt=0, description="Passes over the training split, above 0; 0.5 is half a pass.")
+    subset: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the training split that is trained on, drawn by the seed, above 0 to 1.",
+    )
     learning_rate: float = Field(
         default_factory=_usual_learning_rate,
         gt=0,

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 Layout = list[list[list[int]]]
 Example = tuple[NDArray[np.int32], NDArray[np.bool_]]
+SUBSET = 2**32
+"""Tells the draw of a subset from an epoch's order, which is seeded by the epoch."""
 
 
 class Examples(Protocol):
@@ -44,6 +46,30 @@ class Examples(Protocol):
     def example(self, index: int) -> Example:
         """Return (ids_T int32, is_target_T bool) of one example."""
         ...
+
+
+class Drawn:
+    """A share of a data set's examples, in their order: the same ones for the same seed, and at least one."""
+
+    def __init__(self, whole: Examples, share: float, seed: int) -> None:
+        count = max(1, round(share * len(whole)))
+        order = np.random.default_rng([seed, SUBSET]).permutation(len(whole))
+        self._whole, self._chosen = whole, np.sort(order[:count])
+        self.lengths = whole.lengths[self._chosen]
+        self.target_counts = whole.target_counts[self._chosen]
+
+    def __len__(self) -> int:
+        """N, the number of examples."""
+        return len(self._chosen)
+
+    def example(self, index: int) -> Example:
+        """Return (ids_T int32, is_target_T bool) of one example."""
+        return self._whole.example(int(self._chosen[index]))
+
+
+def drawn(whole: Examples, share: float, seed: int) -> Examples:
+    """Return a share of the examples; all of them as they are."""
+    return whole if share == 1 else Drawn(whole, share, seed)
 
 
 @lru_cache(maxsize=2)

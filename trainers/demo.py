@@ -45,17 +45,25 @@ train:
 cluster: {{workers: 2}}
 evaluate: {{max_new_tokens: 8, batch_size: 64}}
 gate: {gate}
-"""
-SWEEP_KEYS = """\
 sweep:
-  trials: 12
+  trials: 4
   finalists: 1
+  workers: 1
+  proxy: 0.5
   space:
-    train.learning_rate: loguniform(5.0e-4, 1.0e-2)
-    train.batch_size: choice(16, 32, 64)
-    train.dropout: uniform(0.0, 0.3)
+{space}
 """
-"""One worker a trial: on two processors two trials side by side do more than two workers on one trial."""
+"""Trials of one worker, two side by side, do more on two processors than two workers on one trial."""
+SPACES = {
+    "full": (
+        "    train.learning_rate: loguniform(5.0e-4, 1.0e-2)\n    train.batch_size: choice(16, 32, 64)\n"
+        "    train.dropout: uniform(0.0, 0.3)"
+    ),
+    "lora": (
+        "    train.learning_rate: loguniform(1.0e-3, 1.0e-2)\n    train.batch_size: choice(16, 32, 64)\n"
+        "    train.lora.dropout: uniform(0.0, 0.2)"
+    ),
+}
 TRAIN_KEYS = {
     "full": (
         "  method: full\n  zero_stage: 2\n  epochs: 6\n  learning_rate: 2.0e-3\n  batch_size: 32\n"
@@ -71,10 +79,7 @@ GATES = {"full": '["accuracy >= 0.69", "macro_f1 >= 0.64"]', "lora": '["accuracy
 
 
 def write_demo(settings: Settings, progress: Progress, *, method: str, overrides: Sequence[str] = ()) -> Path:
-    """Make what the demo needs and return its job file; beside it lies the same job with a sweep block.
-
-    Raises UsageError for a home that is no local directory.
-    """
+    """Make what the demo needs and return its job file. Raises UsageError for a home that is no local directory."""
     if not settings.is_local:
         raise UsageError(f"HONE_HOME is {settings.home}", "the demo needs a local directory: unset HONE_HOME")
     quiet_libraries()
@@ -91,15 +96,12 @@ def write_demo(settings: Settings, progress: Progress, *, method: str, overrides
     held_out = held_out_texts(load_job(job, overrides).data)
     base = _base(folder, library, {row.label for row in rows}, held_out, progress)
     _write_job(job, method, f"./{base.name}")
-    _write_job(job.with_stem(f"{job.stem}-sweep"), method, f"./{base.name}", SWEEP_KEYS)
     return job
 
 
-def _write_job(path: Path, method: str, base: str, sweep: str = "") -> None:
-    text = JOB.format(base=base, train=TRAIN_KEYS[method], gate=GATES[method])
-    if sweep:
-        text = text.replace("  zero_stage: 2\n", "").replace("{workers: 2}", "{workers: 1}") + sweep
-    path.write_text(text, encoding="utf-8")
+def _write_job(path: Path, method: str, base: str) -> None:
+    keys = {"train": TRAIN_KEYS[method], "gate": GATES[method], "space": SPACES[method]}
+    path.write_text(JOB.format(base=base, **keys), encoding="utf-8")
 
 
 def held_out_texts(data: DataSpec) -> list[str]:

@@ -13,6 +13,7 @@ from cluster.errors import JobFileError
 from cluster.resources import make_plan, trials_at_once
 from cluster.session import cluster_capacity, ray_session, refuse_local_home
 from cluster.store import Store
+from trainers.batches import drawn
 from trainers.metrics import METRICS
 from trainers.plan import job_facts
 from trainers.prepared import TRAIN, Prepared
@@ -32,15 +33,18 @@ def plan_run(job: JobSpec, prepared: Prepared, settings: Settings) -> Plan:
     Raises CapacityError with numbers where it cannot fit, JobFileError for ``best_by``.
     """
     found = capacity(settings)
-    at_once = trials_at_once(job.cluster, job.sweep, found) if job.sweep else 1
-    return plan_within(job, prepared, Store(settings.home), found, at_once)
+    store = Store(settings.home)
+    if job.sweep is None:
+        return plan_within(job, prepared, store, found)
+    trials = job.of_trials()
+    return plan_within(trials, prepared, store, found, trials_at_once(trials.cluster, job.sweep, found))
 
 
 def plan_within(job: JobSpec, prepared: Prepared, store: Store, found: Capacity, at_once: int = 1) -> Plan:
     """Return the plan of one of ``at_once`` runs that share a known capacity; raises what ``plan_run`` raises."""
     path = prepared.tokens_path(TRAIN)
     assert path is not None, "a prepared data set without training tokens"
-    tokens = TokenSet.load(path)
+    tokens = drawn(TokenSet.load(path), job.train.subset, job.train.seed)
     facts = job_facts(job, tokens.lengths, tokens.target_counts, has_bitsandbytes=has_library())
     on_gpu = bool(found.gpus) and job.cluster.gpus_per_worker != 0
     rate = known_rate(job, store, "cuda" if on_gpu else "cpu")

@@ -31,6 +31,7 @@ from cluster.runs import RUNS, stop_requested, write_status
 from cluster.spec import JobSpec
 from cluster.store import Store
 from trainers.aside import AsideTask
+from trainers.batches import drawn
 from trainers.curve_tracking import curve_trackers
 from trainers.loop import Hooks, run_loop
 from trainers.loop_state import LoopState, StepRecord
@@ -209,7 +210,7 @@ def loop_inputs(job: JobSpec, plan: Plan, prepared: Prepared, directory: Path) -
         base=job.base,
         train=job.train,
         plan=plan,
-        train_tokens=TokenSet.load(train_path),
+        train_tokens=drawn(TokenSet.load(train_path), job.train.subset, job.train.seed),
         validation_tokens=TokenSet.load(validation_path) if validation_path else None,
         directory=directory,
         score=_scorer(job, prepared),

@@ -1,9 +1,11 @@
 """The last stage of a sweep: the best trials trained again with other seeds → one winner, left as a training leaves it.
 
-With one finalist that has run its full budget nothing is trained again: its weights are the winner's. Otherwise the
-best of the search, and the job's own values to compare with, are trained at their full budget with the same other
-seeds (``tuning.contest``). Under a tradeoff the contenders are the search's front as far as it may win, and the same
-rule picks the winner from their means and from what these trainings paid. The winner's job is written down as
+With one finalist that has run its full budget nothing is trained again: its weights are the winner's. One that was
+found on a share of the data is trained again on all of it. More than one, and the job's own values to compare with, are
+trained at their full budget with the same other seeds (``tuning.contest``). Under a tradeoff the finalists are the
+search's front as far as it may win, and the same rule picks the winner from their means and from what these trainings
+paid. Finals run on the job's own workers, however few the trials had, and as many at once as there is room for. The
+winner's job is written down as
 ``winner.yaml``, its plan and data as ``winner.json``, its best seed's weights as the run's training, so that every
 later stage sees a training like any other.
 """
@@ -72,13 +74,14 @@ class Listed(Searcher):
 def run(ctx: RunContext) -> None:
     """Find the winner and commit ``runs/RUN/train``; raises RunFailed where no finalist could be trained again."""
     clear_stop(ctx.store, ctx.run)
-    arena, trials = arena_of(ctx), read_trials(ctx.store, ctx.run)
-    sweep = sweep_of(ctx.job)
-    full = search_winners(sweep, trials, mode_of(ctx.job.train.best_by), 1)
-    if sweep.finalists == 1 and full:
-        winner, verdict, runs = full[0], None, []
+    sweep, trials = sweep_of(ctx.job), read_trials(ctx.store, ctx.run)
+    chosen = finalists(ctx.job, trials, mode_of(ctx.job.train.best_by))
+    if sweep.proxy == 1 and [trial.state for trial in chosen] == ["complete"]:
+        arena = arena_of(ctx, ctx.job.of_trials())
+        winner, verdict, runs = chosen[0], None, []
     else:
-        winner, verdict, runs = _contested(ctx, arena, trials)
+        arena = arena_of(ctx, _of_finals(ctx.job))
+        winner, verdict, runs = _contested(ctx, arena, trials, chosen)
     _settle(ctx, arena, winner)
     ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
     assert winner.trained is not None, "a complete trial has its training's record"
@@ -89,12 +92,17 @@ def run(ctx: RunContext) -> None:
     drop_weights(ctx.store, ctx.run, [], everything)
 
 
+def _of_finals(job: JobSpec) -> JobSpec:
+    """Return the job with room for finals that need more of it than the trials."""
+    sweep = sweep_of(job)
+    return job.model_copy(update={"sweep": sweep.model_copy(update={"at_once": "auto"})}) if sweep.workers else job
+
+
 def _contested(
-    ctx: RunContext, arena: Arena, trials: list[TrialRecord]
+    ctx: RunContext, arena: Arena, trials: list[TrialRecord], chosen: list[TrialRecord]
 ) -> tuple[TrialRecord, Verdict, list[TrialRecord]]:
     """Train the finalists with other seeds, and return the winner's best training, the verdict and all trainings."""
     sweep, mode = sweep_of(ctx.job), mode_of(ctx.job.train.best_by)
-    chosen = finalists(ctx.job, trials, mode)
     seeds = other_seeds(ctx.job)
     wanted = [
         Assigned(f"{FINALS}/{trial.number}-seed-{seed}", trial.number, _packed(trial.values), seed)
@@ -104,7 +112,7 @@ def _contested(
     ended = {record.name for record in read_trials(ctx.store, ctx.run, FINALS)}
     missing = [assigned for assigned in wanted if assigned.name not in ended]
     if missing:
-        ctx.progress.say(f"finals: {len(chosen)} finalists with {len(wanted) // len(chosen)} other seeds each")
+        ctx.progress.say(f"finals: {_what(chosen, len(wanted) // len(chosen))}")
         driver = Driver(ctx, arena, FINALS, len(wanted))
         drive(driver, Listed(missing, driver), Lenient(arena.verdicts), len(missing))
     if stop_requested(ctx.store, ctx.run):
@@ -118,6 +126,12 @@ def _contested(
     verdict = decide(whole, mode, own.number if own else None, give_up)
     of_winner = [record for record in runs if record.number == verdict.winner]
     return best_trials(of_winner, mode, 1, ("complete",))[0], verdict, runs
+
+
+def _what(chosen: list[TrialRecord], num_seeds: int) -> str:
+    if len(chosen) == 1:
+        return "the winner is trained on all of its budget"
+    return f"{len(chosen)} finalists with {num_seeds} other seeds each"
 
 
 def _packed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +178,7 @@ def _contenders(runs: list[TrialRecord], num_seeds: int) -> list[Contender]:
 
 def _settle(ctx: RunContext, arena: Arena, winner: TrialRecord) -> None:
     """Write down the winner's job with its plan and its data, which the later stages read instead of the sweep's."""
-    job = trial_job(ctx.job, _packed(winner.values), winner.seed)
+    job = trial_job(arena.job, _packed(winner.values), winner.seed)
     ctx.store.put_text(dump_job(job), RUNS, ctx.run, WINNER)
     ctx.store.put_json(winner_data(arena, job), RUNS, ctx.run, WINNER_DATA)
     ctx.registry.log_params(ctx.run, {f"winner.{key}": value for key, value in winner.values.items()})

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from math import isclose
+from itertools import product
+from math import isclose, prod
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import JsonValue
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 METHOD, RATE = "train.method", "train.learning_rate"
 PACKED = "json:"
 MAX_RATE = 1.0
+VAST = 10_000
 Values = dict[str, JsonValue]
 Plain = None | bool | int | float | str
 
@@ -98,6 +100,19 @@ def grid(job: JobSpec) -> dict[str, list[Plain]]:
         for key, found in _space(job).items()
         if isinstance(found, Choice)
     }
+
+
+def points(job: JobSpec) -> list[dict[str, Plain]]:
+    """Return every point of a space of choices, without keys that do not apply; none where it has ranges or is vast."""
+    dimensions = _space(job)
+    if not all(isinstance(found, Choice) for found in dimensions.values()) or prod(map(len, grid(job).values())) > VAST:
+        return []
+    found: list[dict[str, Plain]] = []
+    for values in product(*grid(job).values()):
+        point = dict(zip(dimensions, values, strict=True))
+        method = str(point.get(METHOD, job.train.method))
+        found.append({key: value for key, value in point.items() if _applies(key, method)})
+    return list({json.dumps(point): point for point in found}.values())
 
 
 def trial_job(job: JobSpec, values: Mapping[str, Plain], seed: int | None = None) -> JobSpec:

@@ -9,6 +9,7 @@ again, to go on in the same directory. Superseded trials count for nothing.
 from __future__ import annotations
 
 import logging
+import random
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from tuning.judge import PROGRESS, VALUE
-from tuning.space import grid, suggestions, unpacked, warm_starts
+from tuning.space import grid, points, suggestions, unpacked, warm_starts
 from tuning.trials import TRIALS, Assigned
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 STARTUP_TRIALS = 5
 """Trials before TPE models anything, warm starts among them; Optuna's 10 would be most of a small sweep."""
 CONVERGED_AFTER = 12
+REPETITIONS = 5
+"""How often a sampler may suggest what was tried before chance takes its place."""
 SUPERSEDED, DIRECTORY = "superseded", "directory"
 AGAINST = "against"
 
@@ -116,8 +119,8 @@ def take_back(study: optuna.Study) -> list[int]:
     return [trial.number for trial in left]
 
 
-def supersede(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Mark a trial as one that counts for nothing, because its values are tried again."""
+def supersede(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
+    """Mark a trial as one that counts for nothing, because its values are tried in another one."""
     study._storage.set_trial_user_attr(trial._trial_id, SUPERSEDED, True)  # pyright: ignore[reportPrivateUsage]
     study.tell(trial.number, state=TrialState.FAIL)
 
@@ -141,6 +144,27 @@ def has_converged(study: optuna.Study) -> bool:
         improvement = EMMREvaluator(seed=0)
         error = MedianErrorEvaluator(improvement, warm_up_trials=0, n_initial_trials=CONVERGED_AFTER)
         return Terminator(improvement, error, min_n_trials=CONVERGED_AFTER).should_terminate(study)
+
+
+def next_trial(study: optuna.Study, job: JobSpec, suggest: Callable[[optuna.Trial], None]) -> optuna.Trial:
+    """Return a trial of values that were not tried; of a space of choices one by chance, where the sampler has none.
+
+    A training is a function of its values, so what was tried before would only cost its time again.
+    """
+    counts = [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get(SUPERSEDED)]
+    tried = [trial.params for trial in counts if trial.state != TrialState.WAITING]
+    for _ in range(REPETITIONS):
+        trial = study.ask()
+        suggest(trial)
+        if trial.params not in tried:
+            return trial
+        supersede(study, trial)
+    if left := [point for point in points(job) if point not in tried]:
+        assert job.sweep is not None, "a job with a sweep block"
+        study.enqueue_trial(random.Random(f"{job.sweep.seed} {len(counts)}").choice(left))
+    trial = study.ask()
+    suggest(trial)
+    return trial
 
 
 @dataclass(frozen=True)
@@ -180,6 +204,8 @@ class StudySearch(OptunaSearch):
             study_name=study.study_name,
             storage=study._storage,  # pyright: ignore[reportPrivateUsage] (there is no other way to share it)
         )
+        assert self._ot_study is not None, "a searcher with a space has its study"
+        self._study, self._job, self._suggest = self._ot_study, job, suggestions(job)
         self._ending = ending
         self._is_over = is_over
         self._assigned: dict[str, Assigned] = {}
@@ -190,11 +216,10 @@ class StudySearch(OptunaSearch):
             return Searcher.FINISHED
         with warnings.catch_warnings():  # a Gaussian process thinks for more than a second, which is not the space
             warnings.filterwarnings("ignore", message="Define-by-run function")
-            suggested = super().suggest(trial_id)
-        assert isinstance(suggested, dict), "a study always suggests"
-        trial = self._ot_trials[trial_id]
+            trial = next_trial(self._study, self._job, self._suggest)
+        self._ot_trials[trial_id] = trial
         frozen = trial.study._storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
-        self._assigned[trial_id] = Assigned(directory_of(frozen), trial.number, suggested, None)
+        self._assigned[trial_id] = Assigned(directory_of(frozen), trial.number, trial.params, None)
         return asdict(self._assigned[trial_id])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from tuning import tradeoff
 from tuning.driver import Driver
 from tuning.judge import judge_of
 from tuning.objective import Arena, shape_key
+from tuning.space import points
 from tuning.study import (
     Ending,
     StudySearch,
@@ -80,6 +81,9 @@ def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
         raise JobFileError("trials are compared on validation rows, and there are none", remedy, "data")
     for variant in variants(job):
         ready_one(variant, settings, progress)
+    if sweep_of(job).trials_are_smaller:
+        for variant in [job, *variants(job)]:
+            ready_one(variant.model_copy(update={"sweep": None}), settings, progress)
     return found
 
 
@@ -109,7 +113,7 @@ def run(ctx: RunContext) -> None:
     Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
     """
     clear_stop(ctx.store, ctx.run)
-    arena = arena_of(ctx)
+    arena = arena_of(ctx, ctx.job.of_trials())
     with open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by)) as study:
         queue_warm_starts(study, ctx.job)
         take_back(study)
@@ -124,14 +128,16 @@ def run(ctx: RunContext) -> None:
 def wanted(job: JobSpec) -> int:
     """Return how many trials the search shall have."""
     sweep = sweep_of(job)
-    return min(sweep.trials, sweep.grid_size) if sweep.search == "grid" else sweep.trials
+    if sweep.search == "grid":
+        return min(sweep.trials, sweep.grid_size)
+    return min(sweep.trials, len(points(job)) or sweep.trials)
 
 
-def arena_of(ctx: RunContext) -> Arena:
-    """Return what all trials share: the prepared data sets, the capacity, and when a loss has exploded."""
+def arena_of(ctx: RunContext, job: JobSpec) -> Arena:
+    """Return what all trainings of a job share: the prepared data sets, the capacity, and when a loss has exploded."""
     from cluster.resources import trials_at_once
 
-    job, found = ctx.job, capacity(ctx.settings)
+    found = capacity(ctx.settings)
     jobs = [job, *variants(job)]
     return Arena(
         run=ctx.run,

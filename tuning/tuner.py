@@ -90,7 +90,7 @@ def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None
 def _tuner(
     driver: Driver, arena: Arena, searcher: Searcher, judge: Judge, trials: int, attempt: str, storage: str
 ) -> tune.Tuner:
-    trainable = tune.with_resources(tune.with_parameters(run_trial, arena=arena), resources_of(driver.ctx.plan()))
+    trainable = tune.with_resources(tune.with_parameters(run_trial, arena=arena), resources_of(arena.plan(arena.job)))
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -242,3 +242,20 @@ def test_what_cannot_work_is_refused_before_a_run_exists(
     assert main(["sweep", str(plain)]) == 2
     assert "no sweep block" in capsys.readouterr().err
     assert not (home / "runs").exists()
+
+
+def test_trials_on_a_share_of_the_data_and_one_worker_find_a_winner_that_two_train_on_all_of_it(
+    tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = {"finalists": 1, "trials": 2, "prune": "none", "workers": 1, "proxy": 0.5}
+    code, result, err = swept(capsys, job_file(tmp_path, tiny_base, tickets, sweep, workers=2, zero_stage=2))
+    assert code == 0, err
+    run = home / "runs" / result["run"]
+    trials = [json.loads(path.read_text()) for path in sorted(run.glob("trials/*/trial.json"))]
+    assert [trial["trained"]["world_size"] for trial in trials] == [1, 1]
+    assert [trial["steps"] < result["steps"] for trial in trials] == [True, True]
+    winner = load_job(run / "winner.yaml")
+    assert (winner.cluster.workers, winner.train.subset, winner.train.zero_stage) == (2, 1.0, 2)
+    final = json.loads(next(run.glob("finals/*/trial.json")).read_text())
+    assert final["trained"]["world_size"] == 2
+    assert final["values"] == result["best"]["params"]

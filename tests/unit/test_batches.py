@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.batches import Schedule, layout, pack, pad
+from trainers.batches import Example, Schedule, drawn, layout, pack, pad
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 5))
@@ -109,3 +109,37 @@ def test_packing_strings_rows_together_and_never_targets_a_first_token() -> None
     assert micro.is_target_BT.tolist() == [[False, True, True, False, False]]
     assert micro.segment_lengths == (3, 2)
     assert pack([]).segment_lengths == (2,)
+
+
+class Numbered:
+    """Examples whose single token is their number."""
+
+    def __init__(self, count: int) -> None:
+        self.lengths = np.arange(1, count + 1, dtype=np.int32)
+        self.target_counts = np.ones(count, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def example(self, index: int) -> Example:
+        return np.array([index], np.int32), np.array([True])
+
+
+def numbers(share: float, seed: int, count: int = 100) -> list[int]:
+    examples = drawn(Numbered(count), share, seed)
+    found = [int(examples.example(i)[0][0]) for i in range(len(examples))]
+    assert examples.lengths.tolist() == [number + 1 for number in found], "lengths are those of the examples drawn"
+    return found
+
+
+def test_a_share_of_the_examples_is_the_same_for_the_same_seed() -> None:
+    assert numbers(0.3, 7) == numbers(0.3, 7) == sorted(set(numbers(0.3, 7)))
+    assert len(numbers(0.3, 7)) == 30
+    assert numbers(0.3, 8) != numbers(0.3, 7)
+    assert set(numbers(0.2, 7)) < set(numbers(0.3, 7)), "a smaller share lies in a larger one"
+
+
+def test_the_whole_is_not_drawn_from_and_a_share_is_never_empty() -> None:
+    whole = Numbered(10)
+    assert drawn(whole, 1.0, 3) is whole
+    assert len(numbers(0.001, 3, count=10)) == 1

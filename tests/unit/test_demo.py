@@ -19,10 +19,11 @@ from cluster.errors import UsageError
 from cluster.jobfile import load_job
 from cluster.progress import Progress
 from cluster.session import Settings
-from trainers.demo import GATES, JOB, TRAIN_KEYS, held_out_texts, write_demo
+from trainers.demo import GATES, JOB, SPACES, TRAIN_KEYS, held_out_texts, write_demo
 from trainers.demo_base import ASSISTANT, END, USER, Pretraining, build_base, corpus
 from trainers.demo_data import DocstringRow, docstring_rows, first_sentence, sources
 from trainers.gate_rules import parse_rule
+from tuning.space import warm_starts
 
 WHEN_SMALL = {"mail": 3, "web": 2}
 
@@ -149,7 +150,8 @@ def demo_job(folder: Path, method: str, rows: list[DocstringRow] | None = None, 
     (folder / "docstrings.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "base").mkdir(exist_ok=True)
     job = folder / f"{method}.yaml"
-    job.write_text(JOB.format(base="./base", train=TRAIN_KEYS[method], gate=GATES[method]), encoding="utf-8")
+    keys = {"train": TRAIN_KEYS[method], "gate": GATES[method], "space": SPACES[method]}
+    job.write_text(JOB.format(base="./base", **keys), encoding="utf-8")
     return load_job(job, overrides)
 
 
@@ -161,6 +163,13 @@ def test_the_job_file_is_a_job_of_two_sharded_workers_with_a_gate(tmp_path: Path
     assert len(job.gate) >= 2
     for rule in job.gate:
         parse_rule(rule)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_first_trial_has_the_jobs_own_values(tmp_path: Path, method: str):
+    job = demo_job(tmp_path, method)
+    assert job.sweep is not None
+    assert warm_starts(job)[0].keys() == job.sweep.space.keys()
 
 
 def test_the_full_gate_is_no_lower_than_promised(tmp_path: Path):

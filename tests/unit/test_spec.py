@@ -70,6 +70,7 @@ DEFAULTS: dict[str, Any] = {
             "lora_plus_ratio": 1.0,
         },
         "epochs": 3.0,
+        "subset": 1.0,
         "learning_rate": 2e-4,
         "schedule": "cosine",
         "warmup": 0.05,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,37 @@ from ray.tune.search import Searcher
 
 from cluster.session import Settings
 from tests.studies import TRADED, Opened, job, opening, search
-from tuning.study import Ending, StudySearch, directory_of, has_converged, sampler_of
+from tuning.study import (
+    Ending,
+    StudySearch,
+    counted,
+    directory_of,
+    has_converged,
+    queue_warm_starts,
+    sampler_of,
+)
+from tuning.sweep import wanted
 
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Opened]:
     with opening(Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)) as found:
         yield found
+
+
+def test_every_point_of_a_space_of_choices_is_tried_once(opened: Opened) -> None:
+    space = {"train.method": "choice(full, lora)", "train.lora.rank": "choice(4, 8)", "train.dropout": [0.0, 0.1]}
+    of = job(space=space, trials=20)
+    assert wanted(of) == 6, "a rank means nothing under full tuning"
+    study = opened(of)
+    queue_warm_starts(study, of)
+    searcher = search(study, of)
+    tried = [json.dumps(searcher.suggest(str(number))["values"], sort_keys=True) for number in range(3)]
+    for number in range(3):
+        searcher.on_trial_complete(str(number), {})
+    tried += [json.dumps(searcher.suggest(str(number))["values"], sort_keys=True) for number in range(3, 6)]
+    assert len(set(tried)) == 6
+    assert len(counted(study)) == 3, "suggestions that were passed over count for nothing"
 
 
 def test_a_searcher_whose_search_is_over_suggests_nothing(opened: Opened) -> None:
@@ -61,11 +86,11 @@ def test_each_search_has_its_sampler_and_suggests_points_of_the_space(opened: Op
 
 @pytest.mark.parametrize("name", ["tpe", "gp", "random", "grid"])
 def test_each_search_models_two_values_also_while_other_trials_run(opened: Opened, name: str) -> None:
-    space = {"space": {"train.batch_size": "choice(2, 4, 8, 16)"}} if name == "grid" else {}
-    of = job(search=name, **TRADED, **space)
+    space = {"train.learning_rate": [1e-4, 1e-3, 3e-3], "train.batch_size": "choice(2, 4, 8, 16)"}
+    of = job(search=name, **TRADED, **({"space": space} if name == "grid" else {}))
     study = opened(of)
     endings = {
-        f"trials/{number}": Ending(TrialState.COMPLETE, 1.0 / (1 + number), 10.0 + number % 3) for number in range(9)
+        f"trials/{number}": Ending(TrialState.COMPLETE, 1.0 / (1 + number), 10.0 + number % 3) for number in range(60)
     }
     searcher = search(study, of, endings | {"trials/3": Ending(TrialState.FAIL), "trials/4": Ending(TrialState.PRUNED)})
     for number in range(9):

@@ -212,3 +212,23 @@ def test_a_resolved_sweep_reads_back_equal(tmp_path: Path, block: dict[str, Any]
     path = tmp_path / "job.yaml"
     path.write_text(dump_job(job))
     assert load_job(path) == job
+
+
+def test_trials_begin_from_fewer_workers_and_a_share_of_the_data() -> None:
+    block = {"space": {"train.dropout": "uniform(0.0, 0.1)"}, "workers": 1, "proxy": 0.5}
+    settings = {"name": "a", "base": "b", "data": "c", "train": {"subset": 0.4}, "cluster": {"workers": 4}}
+    whole = JobSpec.model_validate(settings | {"sweep": block})
+    trials = whole.of_trials()
+    assert (trials.cluster.workers, trials.train.subset) == (1, 0.2)
+    assert trials.model_dump() | {"train": 0, "cluster": 0} == whole.model_dump() | {"train": 0, "cluster": 0}
+    assert not trials.train.max_length_given
+    plain = JobSpec.model_validate(settings | {"sweep": {"space": block["space"]}})
+    assert plain.of_trials() == plain
+
+
+def test_a_share_that_trials_cannot_keep_is_refused() -> None:
+    with pytest.raises(ValidationError, match="share of the data that proxy sets"):
+        JobSpec.model_validate(
+            {"name": "a", "base": "b", "data": "c"}
+            | {"sweep": {"space": {"train.subset": "uniform(0.1, 1.0)"}, "proxy": 0.5}}
+        )
