@@ -3,14 +3,17 @@
 The model is the one that a release would hold: an adapter stays beside its base, a 4-bit base is whole again. It goes
 on from the starts of a few validation rows, one at a time and greedily, always by the same number of tokens, so that
 a model which says little is not measured by its prompts. Other trials may work on the same machine, and what they take
-only ever makes a measurement longer: every prompt counts with its fastest repeat, and the repeats of one prompt lie
-apart in time. Left out: batches and queues, which are a server's.
+only ever makes a measurement longer: each single token counts with the fastest of its repeats, which lie apart in time.
+Left out: batches and queues, which are a server's.
 """
 
 from __future__ import annotations
 
 import gc
 import time
+from functools import partial
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -71,25 +74,35 @@ def _measured(job: JobSpec, prepared: str, weights: str, *, on_gpu: bool) -> flo
     model = model.to(torch.device("cuda" if on_gpu else "cpu")).eval()
     prompts = _prompts(Prepared(Path(prepared)), context_tokens(causal_lm(model).config) - NEW_TOKENS)
 
-    def go_on(prompt: list[int]) -> None:
-        generate(model, [prompt], stop_ids=[0], max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS)
+    def go_on(prompt: list[int], on_token: Callable[[], None]) -> None:
+        generate(model, [prompt], stop_ids=[0], max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, on_token=on_token)
 
     with plain_attention(causal_lm(model)):
         return seconds_a_token(go_on, prompts)
 
 
 def seconds_a_token(
-    go_on: Callable[[list[int]], None], prompts: list[list[int]], clock: Callable[[], float] = time.perf_counter
+    go_on: Callable[[list[int], Callable[[], None]], None],
+    prompts: list[list[int]],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the median over prompts of each one's fastest repeat, by the token; ``go_on`` generates NEW_TOKENS."""
-    go_on(prompts[0])  # the first call finds kernels and memory
-    fastest = [float("inf")] * len(prompts)
+    """Return the median over prompts of the mean over a prompt's tokens of each one's fastest repeat.
+
+    ``go_on`` generates NEW_TOKENS and says so after each; the first one's time holds the reading of the prompt.
+    """
+    go_on(prompts[0], lambda: None)  # the first call finds kernels and memory
+    fastest = [[inf] * NEW_TOKENS for _ in prompts]
     for _ in range(REPEATS):
-        for place, prompt in enumerate(prompts):
-            began_s = clock()
-            go_on(prompt)
-            fastest[place] = min(fastest[place], clock() - began_s)
-    return median(fastest) / NEW_TOKENS
+        for steps, prompt in zip(fastest, prompts, strict=True):
+            times = [clock()]
+            go_on(prompt, partial(_note, times, clock))
+            for place, (before, after) in enumerate(pairwise(times)):
+                steps[place] = min(steps[place], after - before)
+    return median(sum(steps) for steps in fastest) / NEW_TOKENS
+
+
+def _note(times: list[float], clock: Callable[[], float]) -> None:
+    times.append(clock())
 
 
 def _prompts(prepared: Prepared, most_tokens: int) -> list[list[int]]:
