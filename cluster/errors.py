@@ -78,3 +78,21 @@ class BudgetSpent(RunStopped):
     """The run ended early because its time or money was used up, with a checkpoint to go on from."""
 
     exit_code = 1
+
+
+class RequestRefused(HoneError):
+    """A request to a served model asks for something outside its bounds."""
+
+    exit_code = 2
+
+
+class Overloaded(HoneError):
+    """More requests wait for a served model than may; the same request may succeed a little later."""
+
+
+class NotServing(HoneError):
+    """A served model takes no requests now: it is being drained, was closed, or is broken."""
+
+
+class GenerationFailed(HoneError):
+    """A served model could not finish an answer that it had begun."""

@@ -64,6 +64,8 @@ def write_model(job: JobSpec, weights_dir: Path, directory: Path) -> None:
         model.peft_config["default"].base_model_name_or_path = job.base
         model.save_pretrained(directory, safe_serialization=True)
         (directory / "README.md").unlink(missing_ok=True)
+        _write_generation_config(model, template.stop_ids)  # whoever serves the adapter ends answers as trained
+        model.generation_config.save_pretrained(directory)
     tokenizer.chat_template = template.source
     tokenizer.save_pretrained(directory)
 

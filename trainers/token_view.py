@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from cluster.pages import Section, element, facts, folded, joined, visible
+from cluster.plain_template import PLAIN_TEMPLATE
 from trainers.pieces import Piece, example_pieces
 from trainers.prepared import TRAIN
-from trainers.templates import PLAIN_TEMPLATE
 from trainers.tokens import TokenSet
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cluster.errors import RunFailed
 from cluster.records import Metrics
+from trainers.allocator import keep_freed_memory
 from trainers.batches import Example, Examples, MicroBatch, Schedule, layout, pack, pad
 from trainers.checkpoint import Checkpoints, load_weights, read_weights
 from trainers.engine_state import MOMENTS, create_moments, link_masters, set_num_steps, set_state
@@ -37,6 +38,7 @@ from trainers.packed_attention import keeps_examples_apart
 from trainers.quiet import quiet_libraries
 from trainers.ranks import Ranks, on_device
 from trainers.shards import ShardReader
+from trainers.shared_sums import offer_shared_memory, use_shared_memory
 from trainers.zero import deepspeed_config
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class Worker:
         prepare_cpu_collective()
         import deepspeed
 
+        if ranks.device.type == "cpu":
+            keep_freed_memory()
         train, plan = inputs.train, inputs.plan
         torch.manual_seed(train.seed)
         dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
@@ -102,6 +106,7 @@ class Worker:
             max_grad_norm=train.max_grad_norm,
             world_size=ranks.world_size,
         )
+        shares_memory = offer_shared_memory(ranks)
         with redirect_stdout(StringIO()):  # it prints that its collective is built, at every start
             self.engine: Any = deepspeed.initialize(
                 model=self.module,
@@ -109,6 +114,8 @@ class Worker:
                 model_parameters=cast("Any", [p for _, p in trainable_parameters(self.module)]),
                 config=config,
             )[0]
+        if shares_memory:
+            use_shared_memory(ranks)
         link_masters(self.engine)
         self.packed = self._can_pack()
         self.fused = self._can_fuse()

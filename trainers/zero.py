@@ -28,7 +28,7 @@ def deepspeed_config(
         "stage": zero_stage,
         "contiguous_gradients": True,
         "overlap_comm": False,
-        "reduce_scatter": True,
+        "reduce_scatter": False,
         "reduce_bucket_size": 50_000_000,
         "allgather_bucket_size": 50_000_000,
         "round_robin_gradients": False,

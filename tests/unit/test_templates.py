@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import BaseModelError, DataError
+from cluster.plain_template import PLAIN_TEMPLATE
 from tests.small_tokenizers import (
     BRACKETS,
     CHATML,
@@ -23,7 +24,7 @@ from tests.small_tokenizers import (
     prefixing,
     spelled,
 )
-from trainers.templates import PLAIN_TEMPLATE, Template, load_tokenizer, template_of
+from trainers.templates import Template, load_tokenizer, template_of
 
 USER, AGAIN = {"role": "user", "content": "Hi"}, {"role": "user", "content": "Bye"}
 ANSWER, LAST = {"role": "assistant", "content": "Yo"}, {"role": "assistant", "content": "Ok"}

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import DataError, StoreError
+from cluster.plain_template import PLAIN_TEMPLATE
 from cluster.spec import DataSpec
 from tests.small_tokenizers import BRACKETS, CHATML, HEADINGS, bytewise, merging, spelled
 from trainers import tokens as tokens_module
 from trainers.formats import infer_format
 from trainers.rows import Row, RowMaker, SourceProblem, SourceProblems
 from trainers.sources import read_rows
-from trainers.templates import PLAIN_TEMPLATE, Template, load_tokenizer, template_of
+from trainers.templates import Template, load_tokenizer, template_of
 from trainers.tokens import Encoded, TokenSet, encode_rows
 
 FORMATS: dict[str, dict[str, Any]] = {
