@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from trainers.shared_sums import offer_shared_memory, shared_gather, shared_sum,
 pytestmark = pytest.mark.integration
 
 
-def names() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("deepspeed_allreduce_buffer_*")}
+def names(port: str) -> list[str]:
+    return [path.name for path in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{port}_*")]
 
 
 def started(ranks: Ranks) -> bool:
@@ -31,10 +32,12 @@ def started(ranks: Ranks) -> bool:
     return offered and use_shared_memory(ranks)
 
 
-def collected(ranks: Ranks) -> tuple[bool, list[bool]]:
+def collected(ranks: Ranks) -> tuple[bool, list[str], list[bool]]:
     from deepspeed.comm import comm
 
     used = started(ranks)
+    ranks.barrier()
+    left = names(os.environ["MASTER_PORT"])
     generator = torch.Generator().manual_seed(ranks.rank)
     same: list[bool] = []
     for count in (3, 20_000, 9_000_001):  # gloo's, one chunk, several chunks of 32 MB
@@ -51,15 +54,14 @@ def collected(ranks: Ranks) -> tuple[bool, list[bool]]:
         own.copy_(given)
         comm.all_gather_into_tensor(in_place, own)
         same += [torch.equal(apart, gathered), torch.equal(in_place, gathered)]
-    return used, same
+    return used, left, same
 
 
-def test_shared_sums_and_gathers_are_gloos(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = names()
-    used, same = on_ranks(collected, 2)
+def test_shared_sums_and_gathers_are_gloos() -> None:
+    used, left, same = on_ranks(collected, 2)
     assert used
+    assert left == []
     assert all(same), same
-    assert names() == before
 
 
 def in_pieces(ranks: Ranks) -> bool:
