@@ -119,10 +119,7 @@ class Decoder:
 def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
     """Return prompt numbers, longest first, in the batches whose padded tokens and calls cost the least together."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    costs, begins = (
-        [0],
-        [0],
-    )  # of the cheapest way to read the first prompts of the order, and where its last batch begins
+    costs, begins = [0], [0]  # by how many prompts are read: the least cost, and where its last batch begins
     for end in range(1, len(order) + 1):
         ways = [(costs[begin] + CALL_TOKENS + (end - begin) * lengths[order[begin]], begin) for begin in range(end)]
         cost, begin = min(ways)
