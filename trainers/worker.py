@@ -39,7 +39,7 @@ from trainers.quiet import quiet_libraries
 from trainers.ranks import Ranks, on_device
 from trainers.shards import ShardReader
 from trainers.shared_sums import offer_shared_memory, use_shared_memory
-from trainers.zero import deepspeed_config
+from trainers.zero import AVERAGING_STAGE, deepspeed_config
 
 if TYPE_CHECKING:
     from cluster.records import Plan
@@ -105,7 +105,9 @@ class Worker:
             offload=train.offload,
             max_grad_norm=train.max_grad_norm,
             world_size=ranks.world_size,
+            device=ranks.device.type,
         )
+        self.averaged_over = ranks.world_size if plan.zero_stage == AVERAGING_STAGE else 1
         shares_memory = offer_shared_memory(ranks)
         with redirect_stdout(StringIO()):  # it prints that its collective is built, at every start
             self.engine: Any = deepspeed.initialize(
@@ -115,7 +117,7 @@ class Worker:
                 config=config,
             )[0]
         if shares_memory:
-            use_shared_memory(ranks)
+            use_shared_memory(ranks, self.engine)
         link_masters(self.engine)
         self.packed = self._can_pack()
         self.fused = self._can_fuse()
@@ -207,7 +209,7 @@ class Worker:
         loss_sum = torch.zeros((), device=self.ranks.device)
         for rows in self._my_micro_batches(tokens, examples):
             loss = self.engine(*self._tensors(tokens, rows))
-            self.engine.backward(loss * (self.ranks.world_size / num_targets))
+            self.engine.backward(loss * (self.averaged_over / num_targets))
             loss_sum += loss.detach()
         return loss_sum, num_targets
 

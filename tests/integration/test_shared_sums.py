@@ -12,13 +12,18 @@ import torch.distributed as dist
 from tests.integration.ranks import on_ranks
 from trainers import shared_sums
 from trainers.ranks import Ranks
-from trainers.shared_sums import offer_shared_memory, shared_gather, shared_sum, use_shared_memory
+from trainers.shared_sums import Pages, offer_shared_memory, shared_sum, use_shared_memory
 
 pytestmark = pytest.mark.integration
 
 
 def names(port: str) -> list[str]:
-    return [path.name for path in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{port}_*")]
+    maps = Path("/dev/shm")
+    return [
+        path.name
+        for name in ("deepspeed_allreduce_buffer_*_{}_*", "hone_pages_*_{}")
+        for path in maps.glob(name.format(port))
+    ]
 
 
 def started(ranks: Ranks) -> bool:
@@ -66,12 +71,16 @@ def test_shared_sums_and_gathers_are_gloos() -> None:
 
 def in_pieces(ranks: Ranks) -> bool:
     assert started(ranks)
-    shared_sums.MOST_ELEMENTS = 1000
+    shared_sums.MOST_ELEMENTS = shared_sums.PAGE_ELEMENTS = 1000
     given = torch.full((2345,), float(ranks.rank + 1))
     shared_sum(given)
-    gathered = torch.empty(2 * 2345)
-    shared_gather(gathered, torch.full((2345,), float(ranks.rank)), ranks.rank)
-    return bool((given == 3).all()) and gathered.sum().item() == 2345
+    pages = Pages.shared_by(ranks)
+    right = bool((given == 3).all()) and not list(Path("/dev/shm").glob("hone_pages_*"))
+    for turn in range(50):
+        gathered = torch.empty(2 * 2345)
+        pages.gather(gathered, torch.full((2345,), float(ranks.rank + turn)))
+        right &= gathered.unique(return_counts=True)[1].tolist() == [2345, 2345]
+    return right
 
 
 def test_what_is_too_large_for_one_call_is_summed_in_pieces() -> None:
