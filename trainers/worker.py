@@ -31,7 +31,7 @@ from trainers.batches import Example, Examples, MicroBatch, Schedule, layout, pa
 from trainers.checkpoint import Checkpoints, load_weights, read_weights
 from trainers.engine_state import MOMENTS, create_moments, link_masters, set_num_steps, set_state
 from trainers.loop_state import LoopState, StepRecord
-from trainers.model import TargetLoss, causal_lm, prepare_model, trainable_parameters
+from trainers.model import TargetLoss, causal_lm, prepare_model, target_cost, trainable_parameters
 from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
 from trainers.packed_attention import keeps_examples_apart
@@ -97,6 +97,7 @@ class Worker:
         self.module = TargetLoss(prepare_model(inputs.base, train, dtype))
         if found is not None:
             load_weights(self.module.model, read_weights(found[0]))
+        self.target_cost = target_cost(self.module.model)
         self.schedule = Schedule(len(inputs.train_tokens), train.batch_size, train.epochs, train.seed)
         optimizer = build_optimizer(trainable_parameters(self.module), train)
         config = deepspeed_config(
@@ -254,10 +255,11 @@ class Worker:
         return torch.from_numpy(padded.tokens_BT), torch.from_numpy(padded.is_target_BT), logits_NV
 
     def _my_micro_batches(self, tokens: Examples, examples: np.ndarray) -> Iterator[list[int]]:
-        lengths = tokens.lengths[examples].tolist()
+        lengths = tokens.lengths[examples]
+        costs = (lengths + self.target_cost * tokens.target_counts[examples]).tolist()
         bound, packed = self.inputs.plan.micro_batch_tokens, self.packed
-        share = layout(lengths, self.ranks.world_size, bound, packed=packed)[self.ranks.rank]
-        for micro in share:
+        dealt = layout(lengths.tolist(), self.ranks.world_size, bound, packed=packed, costs=costs)
+        for micro in dealt[self.ranks.rank]:
             yield [int(examples[position]) for position in micro]
 
     def _tensors(self, tokens: Examples, rows: list[int]) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:
