@@ -21,7 +21,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         record = Path(directory) / "faults.xml"
         tests = Path(__file__).parents[1] / "tests" / "faults"
-        subprocess.run([sys.executable, "-m", "pytest", "-q", str(tests), f"--junitxml={record}"], check=True)
+        options = ["-q", str(tests), f"--junitxml={record}", "-o", "junit_family=xunit1"]  # which keeps properties
+        subprocess.run([sys.executable, "-m", "pytest", *options], check=True)
         cases = list(ElementTree.parse(record).getroot().iter("testcase"))
     print(heading("Faults", "benchmarks/faults.py", ("ray", "torch", "deepspeed")))
     print("A model of 50 thousand parameters on 2 workers; what is measured is finding out, and starting again.\n")

@@ -1,7 +1,7 @@
 """How good is what a sweep finds, for what it costs? Replays searches over a recorded grid; prints a markdown table.
 
     python benchmarks/sweep_quality.py [--seeds 200]
-    HONE_REALDATA=… python benchmarks/sweep_quality.py --record     # trains the grid again, about half an hour
+    HONE_REALDATA=… python benchmarks/sweep_quality.py --record FOLDER    # trains the grid, or goes on with it there
 
 The grid: the real 260K model on E2E rows with LoRA, 6 learning rates × 3 batch sizes × 2 dropouts × 2 ranks = 72 whole
 trainings by `hone sweep` (search: grid, prune: none), every curve kept in results/e2e_grid.jsonl with the commit. The
@@ -18,7 +18,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -44,36 +43,40 @@ SPACE = {
 }
 
 
-def record() -> None:
-    """Train the whole grid and write its curves down."""
-    real = Path(os.environ["HONE_REALDATA"])
-    with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory)
-        with (real / "e2e" / "trainset.csv").open(encoding="utf-8", newline="") as file:
-            head, *rows = csv.reader(file)
-        with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([head, *random.Random(0).sample(rows, ROWS)])
-        job = {
-            "name": "e2e-grid",
-            "base": str(real / "stories260K"),
-            "data": {"train": "rows.csv", "columns": {"prompt": "mr", "completion": "ref"}}
-            | {"split": {"validation": 0.2, "test": 0.0}, "audit": {"allow": ["*"]}},
-            "train": {"epochs": 2, "eval_every": 0.25, "max_length": 256, "early_stopping": None},
-            "evaluate": {"base": False},
-            "sweep": {"space": SPACE, "search": "grid", "prune": "none", "trials": 10_000, "finalists": 1},
-        }
-        (folder / "job.yaml").write_text(json.dumps(job))
-        home = folder / "home"
-        subprocess.run(
-            [sys.executable, "-m", "cluster.cli", "sweep", str(folder / "job.yaml")],
-            env=os.environ | {"HONE_HOME": str(home)},
-            check=True,
-        )
-        (run,) = (home / "runs").iterdir()
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        job |= {"base": "stories260K"}
-        lines = [{"job": job, "commit": commit}, *(trial_row(path) for path in sorted(run.glob("trials/*")))]
+def record(folder: Path) -> None:
+    """Train the whole grid in a folder, or go on with it there, and write its curves down."""
+    folder.mkdir(parents=True, exist_ok=True)
+    home = folder / "home"
+    job = write_job(folder)
+    begun = sorted((home / "runs").glob("*"))
+    command = ["resume", begun[0].name] if begun else ["sweep", str(folder / "job.yaml")]
+    environment = os.environ | {"HONE_HOME": str(home)}
+    subprocess.run([sys.executable, "-m", "cluster.cli", *command], env=environment, check=True)
+    (run,) = (home / "runs").iterdir()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    head = {"job": job | {"base": "stories260K"}, "commit": commit}
+    lines = [head, *(trial_row(path.parent) for path in sorted(run.glob("trials/*/trial.json")))]
     GRID.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def write_job(folder: Path) -> dict[str, Any]:
+    """Write the grid's rows and its job file, and return the job."""
+    real = Path(os.environ["HONE_REALDATA"])
+    with (real / "e2e" / "trainset.csv").open(encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    with (folder / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *random.Random(0).sample(rows, ROWS)])
+    job = {
+        "name": "e2e-grid",
+        "base": str(real / "stories260K"),
+        "data": {"train": "rows.csv", "columns": {"prompt": "mr", "completion": "ref"}}
+        | {"split": {"validation": 0.2, "test": 0.0}, "audit": {"allow": ["*"]}},
+        "train": {"epochs": 2, "eval_every": 0.25, "max_length": 256, "early_stopping": None},
+        "evaluate": {"base": False},
+        "sweep": {"space": SPACE, "search": "grid", "prune": "none", "trials": 10_000, "finalists": 1},
+    }
+    (folder / "job.yaml").write_text(json.dumps(job))
+    return job
 
 
 def trial_row(directory: Path) -> dict[str, Any]:
@@ -111,10 +114,10 @@ def interval(ours: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[flo
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--record", type=Path, metavar="FOLDER")
     asked = parser.parse_args()
     if asked.record:
-        record()
+        record(asked.record)
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     oracle = Oracle.read(GRID)

@@ -39,7 +39,7 @@ SWEEP_PAGE = "sweep.html"
 SEARCHED = "search.json"
 DATA_JSON = "data.json"
 WINNER, WINNER_DATA = "winner.yaml", "winner.json"
-SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best")
+SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best", "pareto")
 MAY_DIFFER = ("cluster.", "sweep.trials=", "sweep.max_hours=", "sweep.max_cost=")
 
 
@@ -165,7 +165,7 @@ def _through(ctx: RunContext) -> TrainResult:
     if ctx.job.sweep is None:
         return TrainResult.model_validate(result)
     searched = ctx.store.get_json(RUNS, ctx.run, SEARCHED)
-    return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS})
+    return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched})
 
 
 def as_trained(ctx: RunContext) -> RunContext:

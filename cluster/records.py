@@ -168,6 +168,15 @@ class SweepResult(TrainResult):
     pruned: int
     failed: int = Field(description="trials that diverged or failed twice")
     best: BestTrial
+    pareto: list[dict[str, JsonValue]] | None = Field(
+        default=None,
+        description="under a tradeoff the front, cheapest first: params, value, and latency_s, cost_worker_s or "
+        "cost_usd",
+    )
+
+    def as_json(self) -> str:
+        """Return the result as a line of JSON; ``pareto`` only where there is a tradeoff."""
+        return self.model_dump_json(exclude={"pareto"} if self.pareto is None else None)
 
 
 class RunStatus(Record):

@@ -85,7 +85,8 @@ def trials_at_once(cluster: ClusterSpec, sweep: SweepSpec, capacity: Capacity) -
     asked than fit.
     """
     workers = cluster.workers if isinstance(cluster.workers, int) else cluster.workers.max
-    room = capacity.slots(1, gpus_asked(cluster, capacity)) // workers
+    cpus = 1 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker
+    room = capacity.slots(cpus, gpus_asked(cluster, capacity)) // workers
     if sweep.at_once != "auto" and sweep.at_once > room:
         raise CapacityError(
             f"{counted(sweep.at_once, 'trial')} at once of {counted(workers, 'worker')} each asked, there is room for "

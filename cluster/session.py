@@ -40,8 +40,20 @@ OWN_RAY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Watches for machines being taken away, which ours is not; costs a process and a C++ error line a run (ray#53727).
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ours has no dashboard, so nobody reads these; each of Ray's processes wakes up for them (of 2 cores, 0.5 %).
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    # Ray's workers otherwise give way to everything on the machine, Ray's own processes first (its default is 15).
+    "RAY_worker_niceness": "0",
     # Gloo otherwise listens on the address that this machine's name resolves to, and fails where it does not.
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+}
+KEPT_MEMORY = {
+    # glibc's: what a training step frees is kept for the next one, whichever thread asks (trainers/allocator.py).
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
 
 
@@ -110,7 +122,10 @@ def ray_session(
         arguments: dict[str, Any] = {
             "log_to_driver": log_to_driver,
             "logging_level": logging.ERROR,
-            "runtime_env": {"env_vars": dict(worker_env or {}), "worker_process_setup_hook": quiet_worker},
+            "runtime_env": {
+                "env_vars": KEPT_MEMORY | dict(worker_env or {}),
+                "worker_process_setup_hook": quiet_worker,
+            },
         }
         if is_here:
             undo.enter_context(_loopback_only())

@@ -44,6 +44,7 @@ train:
   # learning_rate: 2.0e-4  # this for lora and qlora, 2.0e-5 for full
   # schedule: cosine  # cosine, linear or constant
   # warmup: 0.05  # share of the steps
+  # subset: 1.0  # share of the training rows, drawn by the seed
   # max_length: 1024  # tokens; when left out, no more than the base can read
   # lora: {{rank: 16, alpha: 32, dropout: 0.05, targets: all-linear, dora: false, rslora: false}}
   # dropout: 0.0  # the model's own

@@ -17,6 +17,7 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
 
 from cluster.blocks import Block, annotation_at, did_you_mean, dotted_keys, refusal
+from cluster.tradeoff_spec import Prune, TradeoffSpec, refuse_impossible_tradeoff, usual_prune
 
 CALL = re.compile(r"\s*([a-z]+)\s*\((.*)\)\s*", re.DOTALL)
 NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
@@ -128,8 +129,13 @@ class SweepSpec(Block):
         default="tpe",
         description="Who suggests values: TPE, a Gaussian process, chance, or every point of a space of choices.",
     )
-    prune: Literal["asha", "median", "none"] = Field(
-        default="asha", description="Who ends trials early: successive halving, the median of the others, or nobody."
+    tradeoff: TradeoffSpec | None = Field(
+        default=None, description="A second value to hold down beside the metric; null: the metric alone counts."
+    )
+    prune: Prune = Field(
+        default_factory=usual_prune,
+        description="Who ends trials early: successive halving, the median of the others, or nobody; asha when left "
+        "out, none under a tradeoff.",
     )
     grace: float | None = Field(
         default=None,
@@ -198,6 +204,8 @@ class SweepSpec(Block):
             for key, found in self.dimensions().items():
                 if not isinstance(found, Choice):
                     raise refusal(["space", key], "a grid has no ranges", "Write it as choice(A, B, ..).")
+        if self.tradeoff is not None:
+            refuse_impossible_tradeoff(self.tradeoff, self.prune, self.space, until_converged=self.until_converged)
         return self
 
     @property

@@ -90,7 +90,11 @@ def _search_lines(result: SweepResult) -> list[str]:
         for key, value in result.best.params.items()
     )
     ended = f"{result.trials} trials, {result.pruned} pruned, {result.failed} failed"
-    return [f"  search   {ended} (study {result.study})", f"           best {result.best.value:.4f}: {set_to}"]
+    lines = [f"  search   {ended} (study {result.study})", f"           best {result.best.value:.4f}: {set_to}"]
+    for place, point in enumerate(result.pareto or ()):
+        paid = ", ".join(f"{name} {amount:.3g}" for name, amount in point.items() if isinstance(amount, float))
+        lines.append(f"  {'front' if place == 0 else '':<8} {paid}")
+    return lines
 
 
 def _by_test(metrics: Metrics | dict[str, Metrics]) -> dict[str, Metrics]:

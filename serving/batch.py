@@ -1,7 +1,7 @@
 """The answers in flight: who joins, one token each a turn, who leaves.
 
-A row here has the same number as in the decoder; when one leaves, the last takes its place in both. Pieces gather in
-the streams and are handed over once a turn. Everything runs in the engine's thread.
+A row here has the same number as in the decoder; when one leaves, the last takes its place in both. Pieces are handed
+over when new rows have their first token and at the end of a turn. Everything runs in the engine's thread.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class Batch:
             self._tally.prompt_tokens += len(job.prompt)
             self._rows += [self._row(job, choice) for choice in range(job.request.n)]
         self._settle(logits_RV, first)
+        self.hand_over()  # a first token does not wait for the second
 
     def _row(self, job: Job, choice: int) -> Row:
         asked = job.request

@@ -1,7 +1,7 @@
 """Rows of token ids over one causal language model of transformers → the logits of each row's next token.
 
-Prompts are read in padded batches of like lengths into a ``RowCache``, which all rows share from then on. A batch is
-made where its padding costs less than the call it saves. Rows come and go between steps.
+Prompts are read in padded batches of like lengths into a ``RowCache``, which all rows share from then on. Rows come and
+go between steps.
 
 The model is used as ``generate`` uses it: input ids, a mask of columns, position ids where it takes them. A model whose
 cache is something else (recurrent states, compressed or shared keys) is refused when the engine starts: it must give
@@ -13,7 +13,7 @@ Shape legend: R rows, B prompts in a batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -25,7 +25,7 @@ from cluster.errors import BaseModelError
 from serving.kv_cache import RowCache
 
 CALL_TOKENS = 32
-"""Padding tokens that cost as much as one more call of the model, measured on a small one, where calls weigh most."""
+"""Prompt tokens that cost as much as one more call of the model, by a small one, where calls weigh most."""
 
 PROBE_TOLERANCE = {torch.float32: 1e-3}
 PROBE_TOLERANCE_16_BIT = 0.1
@@ -116,16 +116,21 @@ class Decoder:
         return out.logits[:, -1].float()
 
 
-def padded_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield prompt numbers, longest first, in batches: one more joins where its padding costs less than a call."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] - lengths[i] > CALL_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def padded_batches(lengths: Sequence[int]) -> list[list[int]]:
+    """Return prompt numbers, longest first, in the batches whose padded tokens and calls cost the least together."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    costs, begins = [0], [0]  # by how many prompts are read: the least cost, and where its last batch begins
+    for end in range(1, len(order) + 1):
+        ways = [(costs[begin] + CALL_TOKENS + (end - begin) * lengths[order[begin]], begin) for begin in range(end)]
+        cost, begin = min(ways)
+        costs.append(cost)
+        begins.append(begin)
+    batches: list[list[int]] = []
+    end = len(order)
+    while end:
+        batches.append(order[begins[end] : end])
+        end = begins[end]
+    return batches[::-1]
 
 
 @torch.inference_mode()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import PostgresServer, missing, running_server
 
 NO_GPU = "no GPU"
 REFUSE_SKIPS = "HONE_REFUSE_SKIPS"
@@ -18,6 +21,15 @@ def realdata() -> Path:
     if not named:
         pytest.skip("HONE_REALDATA is not set: the real data and the real small model are not here")
     return Path(named)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the session's own; ``new_database()`` is a HONE_DB that nobody has used."""
+    if why := missing():
+        pytest.skip(why)
+    with running_server() as server:
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,6 +17,7 @@ SPACE = {
     "train.lora.targets": ["all-linear", ["<b>q</b>"]],
     "train.lora.rank": "int(4, 64)",
 }
+TRADED = {"tradeoff": {"against": "latency", "give_up": 0.1}}
 
 
 def job(**sweep: Any) -> JobSpec:
@@ -58,13 +59,30 @@ def trials() -> list[TrialRecord]:
     return found
 
 
-def finished_sweep(finals: dict[str, Any] | None = None, runs: list[TrialRecord] | None = None) -> FinishedSweep:
-    told = trials()
+def traded_trials() -> list[TrialRecord]:
+    """The same trials as if nobody had ended them: larger ranks are slower."""
+    found: list[TrialRecord] = []
+    for trial in trials():
+        ran = trial.state in ("complete", "pruned")
+        paid = {"latency_s": 0.001 + 0.0001 * trial.number} if ran else {}
+        values = trial.values | {"train.lora.rank": 8 + trial.number}
+        state: State = "complete" if ran else trial.state
+        found.append(trial.model_copy(update={"state": state, "progress": FULL, "values": values, "against": paid}))
+    return found
+
+
+def finished_sweep(
+    finals: dict[str, Any] | None = None,
+    runs: list[TrialRecord] | None = None,
+    told: list[TrialRecord] | None = None,
+    **sweep: Any,
+) -> FinishedSweep:
+    told = told or trials()
     curves = {
         t.name: [(at / 6, (t.value or 3.0) + exp(-at)) for at in range(1, 7 if t.progress == FULL else 2)] for t in told
     }
     return FinishedSweep(
-        job=job(),
+        job=job(**sweep),
         run="router-20260101-000000-abcd",
         searched={"best": {"value": 0.6}, "ended": "its trials were used up"},
         finals={"winner": 9, "own": 0, "lead": None, "half_width": None} | (finals or {}),

@@ -81,7 +81,7 @@ def prompts(lengths: Sequence[int], seed: int = 0) -> list[tuple[int, ...]]:
 
 def generated(model: Any, prompt: Sequence[int], max_tokens: int, stop_ids: Sequence[int] = (STOP_ID,)) -> list[int]:
     """What ``generate`` continues a prompt with, greedily and alone, its end included."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False, eos_token_id=[*stop_ids]
     )
@@ -96,7 +96,7 @@ def astray(model: Any, request: GenerationRequest, found: Sequence[int]) -> str:
         if mine == other:
             continue
         with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *expected[:place]]])).logits[0, -1]
+            logits = model(torch.tensor([[*prompt, *expected[:place]]], device=model.device)).logits[0, -1]
         best = logits.topk(2)
         is_tie = {mine, other} == set(best.indices.tolist()) and best.values[0] - best.values[1] < TIE
         return "" if is_tie else f"token {place} is {mine}, not {other}"

@@ -107,21 +107,31 @@ class Schedule:
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
-def layout(lengths: Sequence[int], num_ranks: int, max_tokens: int, *, packed: bool = True) -> Layout:
+def layout(
+    lengths: Sequence[int],
+    num_ranks: int,
+    max_tokens: int,
+    *,
+    packed: bool = True,
+    costs: Sequence[float] | None = None,
+) -> Layout:
     """Deal rows to ranks and split each rank's share into micro-batches.
 
-    ``lengths`` are tokens per row, shape (N,). Returns ``[rank][micro_batch] → positions into lengths``. Every rank
-    gets the same number of micro-batches (collectives need it; some may be empty) and every row occurs once. A
-    micro-batch's size stays within ``max_tokens`` unless a single row is longer: the sum of its rows' lengths where
-    they are ``packed``, rows × longest row where they are padded.
+    ``lengths`` are tokens per row, shape (N,), ``costs`` what each costs (its tokens, if not said); ranks get shares
+    that cost about the same (the costliest first, each to whoever has least). Returns
+    ``[rank][micro_batch] → positions into lengths``. Every rank gets the same number of micro-batches (collectives need
+    it; some may be empty) and every row occurs once. A micro-batch's size stays within ``max_tokens`` unless a single
+    row is longer: the sum of its rows' lengths where they are ``packed``, rows × longest row where they are padded.
     """
+    costs = lengths if costs is None else costs
     shares: list[list[int]] = [[] for _ in range(num_ranks)]
-    load = [0] * num_ranks
-    for row in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist():
+    load = [0.0] * num_ranks
+    for row in np.argsort(-np.asarray(costs, dtype=np.float64), kind="stable").tolist():
         rank = min(range(num_ranks), key=load.__getitem__)
         shares[rank].append(row)
-        load[rank] += lengths[row]
-    runs = [_cut(share, lengths, max_tokens, packed) for share in shares]
+        load[rank] += costs[row]
+    longest_first = [sorted(share, key=lambda row: -lengths[row]) for share in shares]
+    runs = [_cut(share, lengths, max_tokens, packed) for share in longest_first]
     num_micro = max(1, *map(len, runs))
     return [run + [[] for _ in range(num_micro - len(run))] for run in runs]
 

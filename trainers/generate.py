@@ -9,7 +9,7 @@ Shape legend: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,26 +35,34 @@ def generate(
     *,
     stop_ids: Sequence[int],
     max_new_tokens: int,
+    min_new_tokens: int = 0,
+    on_token: Callable[[], None] | None = None,
     batch_rows: int = 64,
     max_padded_tokens: int = 65_536,
 ) -> list[list[int]]:
     """Return the greedy continuation of every prompt, without its stop token.
 
     ``prompts`` are token ids, at least one each. Prompts are given as they are: the caller keeps prompt plus answer
-    within the model's context. ``max_padded_tokens`` bounds a batch's prompts and answers together.
+    within the model's context. No stop token comes before ``min_new_tokens``; ``on_token`` is called after each one of
+    a single prompt. ``max_padded_tokens`` bounds a batch's prompts and answers together.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     reserved = [len(p) + max_new_tokens for p in prompts]
     model.eval()
     for batch in length_batches(reserved, batch_rows, max_padded_tokens):
-        rows = _generate_batch(model, [prompts[i] for i in batch], stop_ids, max_new_tokens)
+        new_tokens = (min_new_tokens, max_new_tokens)
+        rows = _generate_batch(model, [prompts[i] for i in batch], stop_ids, new_tokens, on_token)
         for index, ids in zip(batch, rows, strict=True):
             answers[index] = ids
     return answers
 
 
 def _generate_batch(
-    model: Any, prompts: list[Sequence[int]], stop_ids: Sequence[int], max_new_tokens: int
+    model: Any,
+    prompts: list[Sequence[int]],
+    stop_ids: Sequence[int],
+    new_tokens: tuple[int, int],
+    on_token: Callable[[], None] | None,
 ) -> list[list[int]]:
     longest = max(len(p) for p in prompts)
     tokens_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
@@ -65,14 +73,33 @@ def _generate_batch(
     out_BT = model.generate(
         input_ids=tokens_BT.to(model.device),
         attention_mask=mask_BT.to(model.device),
-        max_new_tokens=max_new_tokens,
+        min_new_tokens=new_tokens[0] or None,
+        max_new_tokens=new_tokens[1],
         do_sample=False,
         num_beams=1,
         eos_token_id=list(stop_ids),
         pad_token_id=stop_ids[0],
         use_cache=True,
+        streamer=None if on_token is None else _Streamer(on_token),
     )
     return [_until_stop(row[longest:].tolist(), stop_ids) for row in out_BT]
+
+
+class _Streamer:
+    """What transformers tells of each token once it is known: first the prompt, then one by one."""
+
+    def __init__(self, on_token: Callable[[], None]) -> None:
+        self._on_token = on_token
+        self._has_prompt = False
+
+    def put(self, value: torch.Tensor) -> None:
+        """Pass a token on."""
+        if self._has_prompt:
+            self._on_token()
+        self._has_prompt = True
+
+    def end(self) -> None:
+        """Nothing is kept."""
 
 
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

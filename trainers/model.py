@@ -164,6 +164,18 @@ def causal_lm(model: nn.Module) -> Any:
     return get_base_model() if get_base_model is not None else model
 
 
+def target_cost(model: nn.Module) -> float:
+    """Return what predicting one target costs, where passing one token through the layers costs 1.
+
+    The ratio of their weights, each of which is one multiplication (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+    """
+    language_model = causal_lm(model)
+    ends = (language_model.get_input_embeddings(), language_model.get_output_embeddings())
+    outer = {id(weight) for end in ends for weight in end.parameters()}
+    inner = sum(weight.numel() for weight in language_model.parameters() if id(weight) not in outer)
+    return sum(weight.numel() for weight in ends[1].parameters()) / max(1, inner)
+
+
 def is_plain_product(head: nn.Module) -> bool:
     """Whether an output embedding is one matrix and nothing else (no bias, no adapter)."""
     return type(head) is nn.Linear and getattr(head, "bias", None) is None

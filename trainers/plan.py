@@ -224,6 +224,7 @@ def _zero_config(sharding: Sharding) -> dict[str, int]:
         offload=sharding.offload,
         max_grad_norm=1.0,
         world_size=sharding.workers,
+        device=sharding.device,
     )
     return config["zero_optimization"]
 

@@ -1,8 +1,8 @@
 """Sums and gathers over the ranks of one machine through shared memory, where they would go through gloo's sockets.
 
 DeepSpeed compiles such a sum for CPUs and uses it for inference; here its backend object, which every ZeRO stage goes
-through, uses it for what training sums (gradients) and gathers (updated parameters: a sum in which every rank gives
-zeros for what is not its own). Between 2 ranks 70 MB took 18 ms, gloo's sum 60, its gather 76 (torch 2.13,
+through, uses it for what training sums (gradients). What it gathers (updated parameters) every rank copies from a page
+of the others. Between 2 ranks a sum of 70 MB took 18 ms, gloo's 60; a gather 11, gloo's 76 (torch 2.13,
 benchmarks/results/ray_overhead.md). Every rank adds in the same order, so a run is as repeatable as before. Offered to
 DeepSpeed before it starts, tried against gloo after that, and not used where ranks are on several machines or the
 shared memory of a container is small.
@@ -13,8 +13,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,10 @@ from torch import Tensor
 from trainers.ranks import Ranks
 
 SHARED = Path("/dev/shm")
-RANK_BYTES = 72 * 2**20
-"""What DeepSpeed maps for each rank (csrc/cpu/comm/shm.cpp, ``allreduce_workspace``), and some more."""
+PAGE_ELEMENTS = 2**22
+"""What a rank shows the others of its part at once."""
+RANK_BYTES = 72 * 2**20 + 2 * 4 * PAGE_ELEMENTS
+"""What DeepSpeed maps for each rank (csrc/cpu/comm/shm.cpp, ``allreduce_workspace``), some more, and its pages."""
 LARGE_BYTES = 2**16
 """Smaller tensors stay with gloo: who waits there sleeps."""
 MOST_ELEMENTS = 2**26
@@ -48,8 +53,10 @@ def offer_shared_memory(ranks: Ranks) -> bool:
     return True
 
 
-def use_shared_memory(ranks: Ranks) -> bool:
+def use_shared_memory(ranks: Ranks, engine: Any = None) -> bool:
     """Let DeepSpeed's backend sum and gather through what it mapped; return whether it does (collective).
+
+    An engine without ZeRO would copy all gradients together and apart again; it sums large ones where they lie.
 
     The maps lose their names here, so nothing stays behind whatever ends the processes.
     """
@@ -63,7 +70,9 @@ def use_shared_memory(ranks: Ranks) -> bool:
     if not _agrees_with_gloo(ranks, backend):
         return False
     backend.all_reduce = _sum_or(backend.all_reduce, ranks.world_size)
-    backend.all_gather_into_tensor = _gather_or(backend.all_gather_into_tensor, ranks)
+    backend.all_gather_into_tensor = _gather_or(backend.all_gather_into_tensor, Pages.shared_by(ranks))
+    if engine is not None and not engine.gradient_average:
+        engine.allreduce_no_retain = _sums_or(engine.allreduce_no_retain, ranks.world_size)
     return True
 
 
@@ -85,14 +94,45 @@ def shared_sum(tensor: Tensor) -> None:
         torch.ops.deepspeed.inference_all_reduce_(part)
 
 
-def shared_gather(output: Tensor, mine: Tensor, rank: int) -> None:
-    """Fill ``output`` (world × N,) with every rank's ``mine`` (N,), which may lie in its own place there already."""
-    for place, part in enumerate(output.view(-1).split(mine.numel())):
-        if place != rank:
-            part.zero_()
-        elif part.data_ptr() != mine.data_ptr():
-            part.copy_(mine.view(-1))
-    shared_sum(output)
+@dataclass(frozen=True)
+class Pages:
+    """Memory that the ranks of one machine share: two pages for each, ``(2, world, PAGE_ELEMENTS)`` fp32.
+
+    A rank fills one page while others may still read the other; it comes back to a page after a barrier that nobody
+    passes before having read it. So one barrier a page is enough.
+    """
+
+    ranks: Ranks
+    pages: Tensor
+    turns: Iterator[int] = field(default_factory=count)
+
+    @classmethod
+    def shared_by(cls, ranks: Ranks) -> Pages:
+        """Map the pages (collective); the file has no name when this returns."""
+        path = SHARED / f"hone_pages_{os.getuid()}_{os.environ['MASTER_PORT']}"
+        shape = (2, ranks.world_size, PAGE_ELEMENTS)
+        if ranks.rank == 0:
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
+                file.truncate(4 * prod(shape))
+        dist.barrier()
+        mapped = torch.from_file(str(path), shared=True, size=prod(shape), dtype=torch.float32)
+        dist.barrier()
+        if ranks.rank == 0:
+            path.unlink()
+        return cls(ranks, mapped.view(shape))
+
+    def gather(self, output: Tensor, mine: Tensor) -> None:
+        """Fill ``output`` (world × N,) with every rank's ``mine`` (N,), which may lie in its place there already."""
+        parts = output.view(self.ranks.world_size, mine.numel())
+        if parts[self.ranks.rank].data_ptr() != mine.data_ptr():
+            parts[self.ranks.rank].copy_(mine.view(-1))
+        for part in parts.split(PAGE_ELEMENTS, dim=1):
+            shown = self.pages[next(self.turns) % 2, :, : part.shape[1]]
+            shown[self.ranks.rank].copy_(part[self.ranks.rank])
+            dist.barrier()
+            for other in set(range(self.ranks.world_size)) - {self.ranks.rank}:
+                part[other].copy_(shown[other])
 
 
 def _fits(tensor: Tensor, group: Any, world_size: int) -> bool:
@@ -110,12 +150,23 @@ def _sum_or(plain: Callable[..., Any], world_size: int) -> Callable[..., Any]:
     return all_reduce
 
 
-def _gather_or(plain: Callable[..., Any], ranks: Ranks) -> Callable[..., Any]:
+def _sums_or(plain: Callable[..., Any], world_size: int) -> Callable[..., Any]:
+    def allreduce_no_retain(bucket: list[Tensor], dp_group: Any, **sizes: Any) -> None:
+        with torch.no_grad():
+            for tensor in bucket:
+                if _fits(tensor, dp_group, world_size):
+                    shared_sum(tensor)
+        plain([tensor for tensor in bucket if not _fits(tensor, dp_group, world_size)], dp_group, **sizes)
+
+    return allreduce_no_retain
+
+
+def _gather_or(plain: Callable[..., Any], pages: Pages) -> Callable[..., Any]:
     def all_gather(output_tensor: Tensor, input_tensor: Tensor, group: Any = None, async_op: bool = False) -> Any:
-        if async_op or not _fits(output_tensor, group, ranks.world_size):
+        if async_op or not _fits(output_tensor, group, pages.ranks.world_size):
             return plain(output_tensor, input_tensor, group=group, async_op=async_op)
         with torch.no_grad():
-            return shared_gather(output_tensor, input_tensor, ranks.rank)
+            return pages.gather(output_tensor, input_tensor)
 
     return all_gather
 

@@ -31,7 +31,7 @@ from trainers.batches import Example, Examples, MicroBatch, Schedule, layout, pa
 from trainers.checkpoint import Checkpoints, load_weights, read_weights
 from trainers.engine_state import MOMENTS, create_moments, link_masters, set_num_steps, set_state
 from trainers.loop_state import LoopState, StepRecord
-from trainers.model import TargetLoss, causal_lm, prepare_model, trainable_parameters
+from trainers.model import TargetLoss, causal_lm, prepare_model, target_cost, trainable_parameters
 from trainers.ops import prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
 from trainers.packed_attention import keeps_examples_apart
@@ -39,7 +39,7 @@ from trainers.quiet import quiet_libraries
 from trainers.ranks import Ranks, on_device
 from trainers.shards import ShardReader
 from trainers.shared_sums import offer_shared_memory, use_shared_memory
-from trainers.zero import deepspeed_config
+from trainers.zero import AVERAGING_STAGE, deepspeed_config
 
 if TYPE_CHECKING:
     from cluster.records import Plan
@@ -97,6 +97,7 @@ class Worker:
         self.module = TargetLoss(prepare_model(inputs.base, train, dtype))
         if found is not None:
             load_weights(self.module.model, read_weights(found[0]))
+        self.target_cost = target_cost(self.module.model)
         self.schedule = Schedule(len(inputs.train_tokens), train.batch_size, train.epochs, train.seed)
         optimizer = build_optimizer(trainable_parameters(self.module), train)
         config = deepspeed_config(
@@ -105,7 +106,9 @@ class Worker:
             offload=train.offload,
             max_grad_norm=train.max_grad_norm,
             world_size=ranks.world_size,
+            device=ranks.device.type,
         )
+        self.averaged_over = ranks.world_size if plan.zero_stage == AVERAGING_STAGE else 1
         shares_memory = offer_shared_memory(ranks)
         with redirect_stdout(StringIO()):  # it prints that its collective is built, at every start
             self.engine: Any = deepspeed.initialize(
@@ -115,7 +118,7 @@ class Worker:
                 config=config,
             )[0]
         if shares_memory:
-            use_shared_memory(ranks)
+            use_shared_memory(ranks, self.engine)
         link_masters(self.engine)
         self.packed = self._can_pack()
         self.fused = self._can_fuse()
@@ -207,7 +210,7 @@ class Worker:
         loss_sum = torch.zeros((), device=self.ranks.device)
         for rows in self._my_micro_batches(tokens, examples):
             loss = self.engine(*self._tensors(tokens, rows))
-            self.engine.backward(loss * (self.ranks.world_size / num_targets))
+            self.engine.backward(loss * (self.averaged_over / num_targets))
             loss_sum += loss.detach()
         return loss_sum, num_targets
 
@@ -252,10 +255,11 @@ class Worker:
         return torch.from_numpy(padded.tokens_BT), torch.from_numpy(padded.is_target_BT), logits_NV
 
     def _my_micro_batches(self, tokens: Examples, examples: np.ndarray) -> Iterator[list[int]]:
-        lengths = tokens.lengths[examples].tolist()
+        lengths = tokens.lengths[examples]
+        costs = (lengths + self.target_cost * tokens.target_counts[examples]).tolist()
         bound, packed = self.inputs.plan.micro_batch_tokens, self.packed
-        share = layout(lengths, self.ranks.world_size, bound, packed=packed)[self.ranks.rank]
-        for micro in share:
+        dealt = layout(lengths.tolist(), self.ranks.world_size, bound, packed=packed, costs=costs)
+        for micro in dealt[self.ranks.rank]:
             yield [int(examples[position]) for position in micro]
 
     def _tensors(self, tokens: Examples, rows: list[int]) -> tuple[Tensor, Tensor, tuple[int, ...] | None]:

@@ -16,14 +16,17 @@ from math import sqrt
 import numpy as np
 
 CONFIDENCE = 0.95
+SLACK = 1e-9
+"""Differences of values in decimal notation are off by their last bits: 0.71 − 0.70 is above 0.01."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One set of values, by the number of its trial, and what it reached with each seed (all of them)."""
+    """One set of values, by the number of its trial, what it reached with each seed (all of them), what it pays."""
 
     number: int
     by_seed: Mapping[int, float]
+    pays: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -45,13 +48,17 @@ class Verdict:
         return None if self.lead is None else self.lead[1] > 0
 
 
-def decide(contenders: Sequence[Contender], mode: str, other: int | None) -> Verdict:
+def decide(contenders: Sequence[Contender], mode: str, other: int | None, give_up: float | None = None) -> Verdict:
     """Return the winner by its mean, and its lead over the contender ``other`` (positive where the winner is better).
 
-    There is no lead where ``other`` won, is not among the contenders, or fewer than two seeds were trained.
+    Under a tradeoff the winner is the one that pays least of those at most ``give_up`` worse than the best. There is no
+    lead where ``other`` won, is not among the contenders, or fewer than two seeds were trained.
     """
     sign = 1.0 if mode == "max" else -1.0
     best = max(contenders, key=lambda contender: sign * contender.mean)
+    if give_up is not None:
+        near = [contender for contender in contenders if sign * (best.mean - contender.mean) <= give_up + SLACK]
+        best = min(near, key=lambda contender: (contender.pays, -sign * contender.mean))
     error = _error(contenders)
     half_width = None if error is None else error[1] * error[0] / sqrt(len(best.by_seed))
     rival = next((contender for contender in contenders if contender.number == other), None)

@@ -20,6 +20,7 @@ from cluster.records import RunStatus, TrainedWeights
 from cluster.runs import read_status, stop_requested, write_status
 from cluster.train_spec import mode_of
 from trainers.train import innermost
+from tuning import tradeoff
 from tuning.judge import FULL, PROGRESS, VALUE, Why, rungs
 from tuning.objective import RESULT, Arena
 from tuning.space import trial_job, unpacked
@@ -74,6 +75,11 @@ class Driver:
         """Why no further trial begins; empty while some may."""
         return self._over
 
+    def most_paid(self) -> float | None:
+        """Return the most that any trial so far pays under a tradeoff; None where none has finished."""
+        with self._lock:
+            return max(tradeoff.paid(self._trials).values(), default=None)
+
     def is_over(self) -> bool:
         """Whether no further trial shall begin."""
         return self._over != ""
@@ -125,6 +131,7 @@ class Driver:
                 state=state,
                 value=result.get(VALUE) if state in ("complete", "pruned") else None,
                 metrics=trained.validation if trained else {},
+                against=told.get("against", {}),
                 step=trained.steps if trained else told.get("step", 0),
                 steps=told.get("steps", trained.steps if trained else 0),
                 progress=FULL if trained else result.get(PROGRESS, 0),
@@ -167,6 +174,8 @@ class Driver:
 
     def _may_win(self) -> list[TrialRecord]:
         """Return the trials whose weights may be wanted: the best of the search, or each finalist's best seed."""
+        if self._kind == TRIALS and self._sweep.tradeoff is not None:
+            return tradeoff.may_win(self._trials, self._mode, self._sweep.tradeoff.give_up)
         if self._kind == TRIALS:
             return best_trials(self._trials, self._mode, self._sweep.finalists, ("complete",))
         numbers = {trial.number for trial in self._trials}
@@ -188,7 +197,7 @@ class Driver:
         params = {**record.values, "train.seed": record.seed}
         history = [*trial_history(ctx.store, ctx.run, record.name)]
         if record.value is not None:
-            history.append({"step": record.step, "value": record.value})
+            history.append({"step": record.step, "value": record.value, **record.against})
         tags = {"hone.state": record.state, "hone.why": record.why}
         try:
             ctx.registry.log_trial(ctx.run, record.name, params, history, OUTCOMES[record.state], tags)

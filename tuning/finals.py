@@ -2,8 +2,10 @@
 
 With one finalist that has run its full budget nothing is trained again: its weights are the winner's. One that was
 found on a share of the data is trained again on all of it. More than one, and the job's own values to compare with, are
-trained at their full budget with the same other seeds (``tuning.contest``). Finals run on the job's own workers,
-however few the trials had, and as many at once as there is room for. The winner's job is written down as
+trained at their full budget with the same other seeds (``tuning.contest``). Under a tradeoff the finalists are the
+search's front as far as it may win, and the same rule picks the winner from their means and from what these trainings
+paid. Finals run on the job's own workers, however few the trials had, and as many at once as there is room for. The
+winner's job is written down as
 ``winner.yaml``, its plan and data as ``winner.json``, its best seed's weights as the run's training, so that every
 later stage sees a training like any other.
 """
@@ -27,7 +29,8 @@ from tuning.contest import Contender, Verdict, decide
 from tuning.driver import Driver
 from tuning.judge import Lenient
 from tuning.space import own_values, packed, trial_job
-from tuning.sweep import arena_of, sweep_of, winner_data
+from tuning.sweep import arena_of, search_winners, sweep_of, winner_data
+from tuning.tradeoff import paid
 from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_directory
 from tuning.tuner import drive
 
@@ -72,13 +75,13 @@ def run(ctx: RunContext) -> None:
     """Find the winner and commit ``runs/RUN/train``; raises RunFailed where no finalist could be trained again."""
     clear_stop(ctx.store, ctx.run)
     sweep, trials = sweep_of(ctx.job), read_trials(ctx.store, ctx.run)
-    full = best_trials(trials, mode_of(ctx.job.train.best_by), sweep.finalists, ("complete",))
-    if sweep.finalists == 1 and sweep.proxy == 1 and full:
+    chosen = finalists(ctx.job, trials, mode_of(ctx.job.train.best_by))
+    if sweep.proxy == 1 and [trial.state for trial in chosen] == ["complete"]:
         arena = arena_of(ctx, ctx.job.of_trials())
-        winner, verdict, runs = full[0], None, []
+        winner, verdict, runs = chosen[0], None, []
     else:
         arena = arena_of(ctx, _of_finals(ctx.job))
-        winner, verdict, runs = _contested(ctx, arena, trials)
+        winner, verdict, runs = _contested(ctx, arena, trials, chosen)
     _settle(ctx, arena, winner)
     ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
     assert winner.trained is not None, "a complete trial has its training's record"
@@ -96,11 +99,10 @@ def _of_finals(job: JobSpec) -> JobSpec:
 
 
 def _contested(
-    ctx: RunContext, arena: Arena, trials: list[TrialRecord]
+    ctx: RunContext, arena: Arena, trials: list[TrialRecord], chosen: list[TrialRecord]
 ) -> tuple[TrialRecord, Verdict, list[TrialRecord]]:
     """Train the finalists with other seeds, and return the winner's best training, the verdict and all trainings."""
     sweep, mode = sweep_of(ctx.job), mode_of(ctx.job.train.best_by)
-    chosen = finalists(ctx.job, trials, mode)
     seeds = other_seeds(ctx.job)
     wanted = [
         Assigned(f"{FINALS}/{trial.number}-seed-{seed}", trial.number, _packed(trial.values), seed)
@@ -116,11 +118,12 @@ def _contested(
     if stop_requested(ctx.store, ctx.run):
         raise RunStopped("stopped, as asked; trainings that were running go on later", f"hone resume {ctx.run}")
     runs = read_trials(ctx.store, ctx.run, FINALS)
-    whole = list(_contenders(runs, len(wanted) // len(chosen)))
+    whole = _contenders(runs, len(wanted) // len(chosen))
     if not whole:
         raise RunFailed(f"no finalist could be trained again: {runs[-1].why}", "look at the causes in the table")
     own = own_trial(ctx.job, trials)
-    verdict = decide(whole, mode, own.number if own else None)
+    give_up = sweep.tradeoff.give_up if sweep.tradeoff else None
+    verdict = decide(whole, mode, own.number if own else None, give_up)
     of_winner = [record for record in runs if record.number == verdict.winner]
     return best_trials(of_winner, mode, 1, ("complete",))[0], verdict, runs
 
@@ -136,10 +139,14 @@ def _packed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finalists(job: JobSpec, trials: list[TrialRecord], mode: str) -> list[TrialRecord]:
-    """Return the best trials, those that ran their full budget first, and the job's own values to compare with."""
+    """Return the best trials, those that ran their full budget first, and the job's own values to compare with.
+
+    Under a tradeoff they are those of the front that may win, which are often fewer.
+    """
     sweep = sweep_of(job)
-    chosen = best_trials(trials, mode, sweep.finalists, ("complete",))
-    chosen += best_trials(trials, mode, sweep.finalists - len(chosen), ("pruned",))
+    chosen = search_winners(sweep, trials, mode, sweep.finalists)
+    if sweep.tradeoff is None or not chosen:  # what has not finished is on no front
+        chosen += best_trials(trials, mode, sweep.finalists - len(chosen), ("pruned",))
     own = own_trial(job, trials)
     if sweep.finalists > 1 and own is not None and own not in chosen and own.state in ("complete", "pruned"):
         chosen.append(own)
@@ -163,7 +170,10 @@ def _contenders(runs: list[TrialRecord], num_seeds: int) -> list[Contender]:
     for record in runs:
         if record.state == "complete" and record.value is not None:
             found.setdefault(record.number, {})[record.seed] = record.value
-    return [Contender(number, values) for number, values in found.items() if len(values) == num_seeds]
+    pays = paid(runs)
+    return [
+        Contender(number, values, pays.get(number, 0.0)) for number, values in found.items() if len(values) == num_seeds
+    ]
 
 
 def _settle(ctx: RunContext, arena: Arena, winner: TrialRecord) -> None:

@@ -35,6 +35,7 @@ from trainers.train_worker import OUTCOME, Outcome, leave, loop_inputs, max_seco
 from trainers.validation import EvaluationRecord
 from tuning.judge import EXPLODED, FULL, PROGRESS, VALUE, Verdicts
 from tuning.space import trial_job
+from tuning.tradeoff import LATENCY, training_cost
 from tuning.trials import Assigned, trial_directory, trial_history
 
 if TYPE_CHECKING:
@@ -106,9 +107,8 @@ def _last_report(arena: Arena, assigned: Assigned, job: JobSpec, directory: Path
     assert outcome is not None, "a training leaves its outcome or raises"
     seen = evaluations(trial_history(Store(arena.home), arena.run, assigned.name), job.train.best_by)
     if outcome.trained is not None:
-        return _report(outcome.trained.best_value, FULL) | {
-            RESULT: json.dumps({"trained": outcome.trained.model_dump()})
-        }
+        told = {"trained": outcome.trained.model_dump(), "against": _paid(arena, job, outcome.trained, directory)}
+        return _report(outcome.trained.best_value, FULL) | {RESULT: json.dumps(told)}
     error = outcome.error()
     steps = arena.plan(job).steps
     step, value = (seen[-1].step, seen[-1].best) if seen else (0, None)
@@ -120,6 +120,18 @@ def _last_report(arena: Arena, assigned: Assigned, job: JobSpec, directory: Path
     if error is None:
         (directory / OUTCOME).unlink()  # stopped, perhaps to go on
     return _report(value, progress_of(step, steps)) | {RESULT: json.dumps(result)}
+
+
+def _paid(arena: Arena, job: JobSpec, trained: TrainedWeights, directory: Path) -> Metrics:
+    """Return what a finished trial pays, under its name; nothing without a tradeoff."""
+    tradeoff = arena.job.sweep.tradeoff if arena.job.sweep else None
+    if tradeoff is None:
+        return {}
+    if tradeoff.against == "cost":
+        return training_cost(job, arena.plan(job), trained)
+    from tuning.latency import latency_s
+
+    return {LATENCY: latency_s(job, arena.plan(job), arena.data(job), directory, trained)}
 
 
 def _report(value: float | None, progress: int) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from cluster.train_spec import is_lower_better, mode_of
 from tuning.importance import early_value, importances
 from tuning.judge import FULL, rungs
 from tuning.objective import evaluations, progress_of
+from tuning.outcome import compared
 from tuning.plots import Dot, Kind, Scale, Strand, bundle, parallel, scatter
 from tuning.table import number_text
+from tuning.tradeoff_view import tradeoff_section
 from tuning.trials import FINALS, TrialRecord, read_trials, trial_history
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ def sweep_page(done: FinishedSweep) -> str:
     """Return the page as HTML."""
     sections = [
         _history(done),
+        tradeoff_section(done.job, done.trials, done.kind, _named),
         _curves(done),
         _parallel(done),
         _importances(done),
@@ -148,25 +151,6 @@ def _head(done: FinishedSweep) -> Markup:
         *((key.removeprefix("train."), element("code", number_text(value))) for key, value in values),
     ]
     return banner(tone, said, more) + tiles(shown) + facts(told)
-
-
-def compared(done: FinishedSweep) -> tuple[Tone, str, str]:
-    """Return whether the winner can be told from the job's own values, as a tone, a sentence and what it rests on."""
-    finals, winner = done.finals, f"Trial {done.finals['winner']} won"
-    if finals["own"] is None:
-        return "note", f"{winner}.", "The job's own values lie outside the space, so nothing compares them."
-    if finals["winner"] == finals["own"]:
-        return "note", "The job's own values won.", "Nothing that was tried is better."
-    if finals["lead"] is None:
-        why = (
-            "Every set of values was trained with one seed, so chance cannot be told from gain: raise sweep.finalists."
-        )
-        return "warning", f"{winner}; whether it beats the job's own values is not known.", why
-    value, low, high = finals["lead"]
-    lead = f"It leads by {value:.4g} {done.metric}, 95 % interval {low:.4g} to {high:.4g}, over the same seeds."
-    if low > 0:
-        return "good", f"{winner} and beats the job's own values.", lead
-    return "warning", f"{winner}, but cannot be told from the job's own values.", lead
 
 
 def _history(done: FinishedSweep) -> Section:
@@ -281,17 +265,19 @@ def _finalist(
 
 
 def _trials(done: FinishedSweep) -> Section:
+    pays = next((name for trial in done.trials for name in trial.against), None)
     rows: list[list[Cell]] = [
         [
             str(trial.number),
             badge(*TONES[trial.state]),
             _named(trial).partition("(")[2].rstrip(")"),
             "–" if trial.value is None else f"{trial.value:.4f}",
+            *([number_text(trial.against.get(pays, "–"))] if pays else []),
             f"{trial.progress / FULL:.0%}",
             duration(trial.seconds),
             trial.why,
         ]
         for trial in done.trials
     ]
-    head = ["trial", "", "values", done.metric, "budget", "time", ""]
-    return Section("Trials", table(head, rows, numeric={0, 3, 4, 5}))
+    head = ["trial", "", "values", done.metric, *([pays] if pays else []), "budget", "time", ""]
+    return Section("Trials", table(head, rows, numeric={0, *range(3, len(head) - 1)}))

@@ -12,7 +12,7 @@ import logging
 import random
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,19 +37,33 @@ CONVERGED_AFTER = 12
 REPETITIONS = 5
 """How often a sampler may suggest what was tried before chance takes its place."""
 SUPERSEDED, DIRECTORY = "superseded", "directory"
+AGAINST = "against"
 
 
-def open_study(job: JobSpec, run: str, settings: Settings, mode: str) -> optuna.Study:
-    """Return the run's study, made now unless it is there."""
+@contextmanager
+def open_study(job: JobSpec, run: str, settings: Settings, mode: str) -> Generator[optuna.Study]:
+    """Yield the run's study, made now unless it is there; a tradeoff gives it a second direction, downwards.
+
+    Its connections end with the block; one that a server has dropped during a long trial is made again.
+    """
     quiet_optuna()
-    with settings.making_tables("optuna") as url:
-        storage = optuna.storages.RDBStorage(url)
-        return optuna.create_study(
-            storage=storage,
-            study_name=run,
-            direction=StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE,
-            load_if_exists=True,
-        )
+    modes = [mode, "min"] if is_traded(job) else [mode]
+    with ExitStack() as held:
+        with settings.making_tables("optuna") as url:
+            storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+            held.callback(storage.engine.dispose)
+            study = optuna.create_study(
+                storage=storage,
+                study_name=run,
+                directions=[StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE for mode in modes],
+                load_if_exists=True,
+            )
+        yield study
+
+
+def is_traded(job: JobSpec) -> bool:
+    """Return whether the metric is weighed against something else, so that a trial has two values."""
+    return job.sweep is not None and job.sweep.tradeoff is not None
 
 
 def quiet_optuna() -> None:
@@ -155,10 +169,16 @@ def next_trial(study: optuna.Study, job: JobSpec, suggest: Callable[[optuna.Tria
 
 @dataclass(frozen=True)
 class Ending:
-    """How a trial ended, in the study's words; no value for a failure."""
+    """How a trial ended, in the study's words; no value for a failure, a second one under a tradeoff."""
 
     state: TrialState
     value: float | None = None
+    against: float | None = None
+
+    @property
+    def values(self) -> list[float] | None:
+        """The values by the study's directions; None where there are none."""
+        return [value for value in (self.value, self.against) if value is not None] or None
 
 
 class StudySearch(OptunaSearch):
@@ -178,8 +198,8 @@ class StudySearch(OptunaSearch):
         tried = len(study.get_trials(deepcopy=False))
         super().__init__(
             space=suggestions(job),
-            metric=VALUE,
-            mode=mode,
+            metric=[VALUE, AGAINST] if is_traded(job) else VALUE,  # pyright: ignore[reportArgumentType]
+            mode=[mode, "min"] if is_traded(job) else mode,  # pyright: ignore[reportArgumentType]
             sampler=sampler_of(job, tried),
             study_name=study.study_name,
             storage=study._storage,  # pyright: ignore[reportPrivateUsage] (there is no other way to share it)
@@ -203,8 +223,13 @@ class StudySearch(OptunaSearch):
         return asdict(self._assigned[trial_id])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Report a value at a trial's progress, once: a trial that was tried again comes by the same places twice."""
+        """Report a value at a trial's progress, once: a trial that was tried again comes by the same places twice.
+
+        A study of two directions takes no values on the way.
+        """
         trial = self._ot_trials[trial_id]
+        if len(trial.study.directions) > 1:
+            return
         known = trial.study._storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
         if result.get(VALUE) is not None and result[PROGRESS] not in known.intermediate_values:
             trial.report(result[VALUE], result[PROGRESS])
@@ -214,7 +239,7 @@ class StudySearch(OptunaSearch):
         ending = Ending(TrialState.FAIL) if error else self._ending(self._assigned[trial_id], result or {})
         if ending is not None:
             study = self._ot_trials[trial_id].study
-            study.tell(self._ot_trials[trial_id], ending.value, state=ending.state)
+            study.tell(self._ot_trials[trial_id], ending.values, state=ending.state)
         self._completed_trials.add(trial_id)
 
     def save(self, checkpoint_path: str) -> None:

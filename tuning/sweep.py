@@ -22,6 +22,7 @@ from cluster.train_spec import mode_of
 from trainers.loop import steps_between
 from trainers.planning import capacity
 from trainers.prepared import VALIDATION
+from tuning import tradeoff
 from tuning.driver import Driver
 from tuning.judge import judge_of
 from tuning.objective import Arena, shape_key
@@ -112,14 +113,12 @@ def run(ctx: RunContext) -> None:
     Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
     """
     clear_stop(ctx.store, ctx.run)
-    arena, study = (
-        arena_of(ctx, ctx.job.of_trials()),
-        open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by)),
-    )
-    queue_warm_starts(study, ctx.job)
-    take_back(study)
-    missing = wanted(ctx.job) - len(counted(study))
-    ended = _search(ctx, arena, study, missing) if missing > 0 else ENDED_BY[""]
+    arena = arena_of(ctx, ctx.job.of_trials())
+    with open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by)) as study:
+        queue_warm_starts(study, ctx.job)
+        take_back(study)
+        missing = wanted(ctx.job) - len(counted(study))
+        ended = _search(ctx, arena, study, missing) if missing > 0 else ENDED_BY[""]
     if stop_requested(ctx.store, ctx.run):
         raise RunStopped("stopped, as asked; trials that were running go on later", f"hone resume {ctx.run}")
     trials = read_trials(ctx.store, ctx.run)
@@ -181,7 +180,10 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
         judge.remember(directory_of(trial), trial.intermediate_values)
 
     def ending(record: TrialRecord) -> Ending | None:
-        return study_ending(record, penalty(job, arena))
+        worst = penalty(job, arena)
+        if sweep.tradeoff is not None:
+            return traded_ending(record, worst, driver.most_paid())
+        return study_ending(record, worst)
 
     def is_over() -> bool:
         if sweep.until_converged and not driver.is_over() and has_converged(study):
@@ -203,7 +205,7 @@ def study_ending(record: TrialRecord, worst: float) -> Ending | None:
     """Return how the study is told of a trial: divergence as a value worse than any real one, an interruption not."""
     match record.state:
         case "complete":
-            return Ending(TrialState.COMPLETE, record.value)
+            return Ending(TrialState.COMPLETE, record.value, next(iter(record.against.values()), None))
         case "pruned":
             return Ending(TrialState.PRUNED)
         case "diverged":
@@ -212,6 +214,16 @@ def study_ending(record: TrialRecord, worst: float) -> Ending | None:
             return Ending(TrialState.FAIL)
         case "interrupted":
             return None
+
+
+def traded_ending(record: TrialRecord, worst: float, most_paid: float | None) -> Ending | None:
+    """Return the same where a trial has two values: one that diverged pays the most that any other paid.
+
+    So it stays off the front. Before any other has finished no price can be named, and it is a failure.
+    """
+    if record.state != "diverged":
+        return study_ending(record, worst)
+    return Ending(TrialState.FAIL) if most_paid is None else Ending(TrialState.COMPLETE, worst, most_paid)
 
 
 def penalty(job: JobSpec, arena: Arena) -> float:
@@ -227,8 +239,8 @@ def penalty(job: JobSpec, arena: Arena) -> float:
 
 def summary(ctx: RunContext, trials: list[TrialRecord]) -> dict[str, Any]:
     """Return what the search found, for the result's JSON. Raises RunFailed where nothing was worth anything."""
-    mode = mode_of(ctx.job.train.best_by)
-    best = best_trials(trials, mode, 1, ("complete",)) or best_trials(trials, mode, 1, ("pruned",))
+    mode, traded = mode_of(ctx.job.train.best_by), sweep_of(ctx.job).tradeoff
+    best = search_winners(sweep_of(ctx.job), trials, mode, 1) or best_trials(trials, mode, 1, ("pruned",))
     if not best:
         raise RunFailed(*nothing_found(trials))
     return {
@@ -238,7 +250,18 @@ def summary(ctx: RunContext, trials: list[TrialRecord]) -> dict[str, Any]:
         "failed": sum(trial.state in ("diverged", "failed") for trial in trials),
         "best": {"params": best[0].values, "value": best[0].value},
         "trial": best[0].number,
+        **({"pareto": tradeoff.told(trials, mode)} if traded else {}),
     }
+
+
+def search_winners(sweep: SweepSpec, trials: list[TrialRecord], mode: str, most: int) -> list[TrialRecord]:
+    """Return the best trials of those that ran their full budget, the first of them the winner if one is to be named.
+
+    Under a tradeoff they are those of the front that give up little enough, and the first is the cheapest.
+    """
+    if sweep.tradeoff is not None:
+        return tradeoff.finalists(trials, mode, sweep.tradeoff.give_up, most)
+    return best_trials(trials, mode, most, ("complete",))
 
 
 def nothing_found(trials: list[TrialRecord]) -> tuple[str, str]:

@@ -36,10 +36,11 @@ def table_lines(
 ) -> list[str]:
     """Return the newest trials as a table, and below it the best so far and the time left."""
     metric, rungs = facts
-    done = [(trial.name, trial.values, trial.progress, trial.value, trial.state, trial.why) for trial in trials]
-    rows = done + [(it.assigned.name, it.assigned.values, it.progress, it.value, "trains", "") for it in live]
-    shown = [_row(*row, rungs) for row in rows[-MOST_LINES:]]
-    head = ["trial", "values", *(["rung"] if rungs else []), "done", metric, "state"]
+    pays = next((name for trial in trials for name in trial.against), None)
+    shown = [_row(trial.name, trial.values, trial, trial.state, trial.why, rungs, pays) for trial in trials]
+    shown += [_row(it.assigned.name, it.assigned.values, it, "trains", "", rungs, pays) for it in live]
+    shown = shown[-MOST_LINES:]
+    head = ["trial", "values", *(["rung"] if rungs else []), "done", metric, *([pays] if pays else []), "state"]
     lines = columns([head, *shown]) if shown else []
     return [*lines, f"  {_summary(trials, facts, total, left_s)}"]
 
@@ -48,6 +49,7 @@ def trial_line(trial: TrialRecord, facts: Facts) -> str:
     """Return one finished trial as a line of a log."""
     metric, rungs = facts
     value = "" if trial.value is None else f"  {metric} {trial.value:.4f}"
+    value += "".join(f"  {name} {number_text(amount)}" for name, amount in trial.against.items())
     rung = f"  rung {rungs_passed(trial.progress, rungs)}/{len(rungs)}" if rungs else ""
     why = f": {trial.why}" if trial.why else ""
     where = f"  {trial.progress / FULL:.0%}" if trial.progress < FULL else ""
@@ -66,12 +68,21 @@ def _summary(trials: Sequence[TrialRecord], facts: Facts, total: int, left_s: fl
 
 
 def _row(
-    name: str, values: Mapping[str, Any], progress: int, value: float | None, state: str, why: str, rungs: Sequence[int]
+    name: str,
+    values: Mapping[str, Any],
+    seen: TrialRecord | Live,
+    state: str,
+    why: str,
+    rungs: Sequence[int],
+    pays: str | None,
 ) -> list[str]:
-    rung = [f"{rungs_passed(progress, rungs)}/{len(rungs)}"] if rungs else []
-    shown = "" if value is None else f"{value:.4f}"
+    rung = [f"{rungs_passed(seen.progress, rungs)}/{len(rungs)}"] if rungs else []
+    shown = ["" if seen.value is None else f"{seen.value:.4f}"]
+    if pays is not None:
+        against = {} if isinstance(seen, Live) else seen.against
+        shown.append(number_text(against.get(pays, "")))
     said = STATES[state] + (f": {why[:40]}" if why else "")
-    return [name.partition("/")[2], values_text(values), *rung, f"{progress / FULL:.0%}", shown, said]
+    return [name.partition("/")[2], values_text(values), *rung, f"{seen.progress / FULL:.0%}", *shown, said]
 
 
 def values_text(values: Mapping[str, Any]) -> str:

@@ -47,6 +47,9 @@ class TrialRecord(Record):
     state: State
     value: float | None = Field(default=None, description="the best validation value that it reached")
     metrics: Metrics = Field(default_factory=dict)
+    against: Metrics = Field(
+        default_factory=dict, description="what it paid where there is a tradeoff: latency_s, cost_worker_s or cost_usd"
+    )
     step: int = 0
     steps: int = 0
     progress: int = Field(default=0, description="thousandths of its full budget")

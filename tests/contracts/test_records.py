@@ -18,6 +18,7 @@ from cluster.records import (
     Finding,
     GateReport,
     RunStatus,
+    SweepResult,
     TrainResult,
 )
 
@@ -59,14 +60,23 @@ NAMED_TESTS = f"""{{"run": "router-20260301-120000-abcd", "release": "s3://bucke
 STATUS = """{"run": "router-20260301-120000-abcd", "stage": "train", "state": "running", "why": "", "step": 3,
  "steps": 30, "metrics": {"loss": 1.5}, "eta_s": 12.5}"""
 
+SWEEP = f"""{TRAIN.rstrip()[:-1]}, "study": "router-20260301-120000-abcd", "trials": 12, "pruned": 5, "failed": 1,
+ "best": {{"params": {{"train.learning_rate": 0.001, "base": "org/a"}}, "value": 0.5}}}}"""
+
+TRADED = f"""{SWEEP.rstrip()[:-1]}, "pareto": [
+ {{"params": {{"base": "org/small"}}, "value": 0.7, "latency_s": 0.001}},
+ {{"params": {{"base": "org/large"}}, "value": 0.8, "latency_s": 0.009}}]}}"""
+
 GOLDEN = [
     (CheckReport, CHECK),
     (TrainResult, TRAIN),
     (TrainResult, NAMED_TESTS),
+    (SweepResult, SWEEP),
+    (SweepResult, TRADED),
     (RunStatus, STATUS),
     (GateReport, GATE),
 ]
-NAMES = ["check", "train", "train with named tests", "status", "gate"]
+NAMES = ["check", "train", "train with named tests", "sweep", "sweep with a tradeoff", "status", "gate"]
 
 CODES = [
     *["duplicate_exact", "duplicate_near", "leakage_exact", "leakage_near", "conflicting_answers", "target_missing"],

@@ -226,6 +226,26 @@ def test_a_database_that_is_no_database_is_a_store_error(tmp_path):
         Registry(Settings.from_env({}, tmp_path)).champion("router")
 
 
+def test_the_registry_lives_in_postgresql_too(postgres, job, tmp_path):
+    settings = Settings.from_env({"HONE_HOME": str(tmp_path), "HONE_DB": postgres.new_database()}, tmp_path)
+    registry = Registry(settings)
+    assert registry.champion(job.name) is None
+    mlflow_run = start(registry, job.run(0), {"train.learning_rate": 2e-4})
+    registry.log_history(job.run(0), [{"step": step, "loss": 1 / step} for step in (1, 2)])
+    registry.log_trial(job.run(0), "trials/0", {"train.seed": 1}, [{"step": 2, "loss": 0.5}], "FINISHED", {})
+    registry.log_text(job.run(0), "Grüße", "greeting.txt")
+    assert register(registry, job, 0) == f"{job.name}@1"
+    registry.end_run(job.run(0), "FINISHED")
+    assert register(registry, job, 1) == f"{job.name}@2"
+    again = Registry(settings)
+    again.set_alias(f"{job.name}@2", "champion")
+    assert again.champion(job.name) == f"{job.name}@2"
+    found = in_mlflow(again, mlflow_run)
+    assert found.info.status == "FINISHED"
+    assert (found.data.params, found.data.metrics) == ({"train.learning_rate": "0.0002"}, {"loss": 0.5})
+    assert not list(tmp_path.glob("*.db")), "nothing lies in SQLite beside it"
+
+
 QUIET = """
 import socket, sys, time
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,18 @@ import torch.distributed as dist
 from tests.integration.ranks import on_ranks
 from trainers import shared_sums
 from trainers.ranks import Ranks
-from trainers.shared_sums import offer_shared_memory, shared_gather, shared_sum, use_shared_memory
+from trainers.shared_sums import Pages, offer_shared_memory, shared_sum, use_shared_memory
 
 pytestmark = pytest.mark.integration
 
 
-def names() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("deepspeed_allreduce_buffer_*")}
+def names(port: str) -> list[str]:
+    maps = Path("/dev/shm")
+    return [
+        path.name
+        for name in ("deepspeed_allreduce_buffer_*_{}_*", "hone_pages_*_{}")
+        for path in maps.glob(name.format(port))
+    ]
 
 
 def started(ranks: Ranks) -> bool:
@@ -31,10 +37,12 @@ def started(ranks: Ranks) -> bool:
     return offered and use_shared_memory(ranks)
 
 
-def collected(ranks: Ranks) -> tuple[bool, list[bool]]:
+def collected(ranks: Ranks) -> tuple[bool, list[str], list[bool]]:
     from deepspeed.comm import comm
 
     used = started(ranks)
+    ranks.barrier()
+    left = names(os.environ["MASTER_PORT"])
     generator = torch.Generator().manual_seed(ranks.rank)
     same: list[bool] = []
     for count in (3, 20_000, 9_000_001):  # gloo's, one chunk, several chunks of 32 MB
@@ -51,25 +59,28 @@ def collected(ranks: Ranks) -> tuple[bool, list[bool]]:
         own.copy_(given)
         comm.all_gather_into_tensor(in_place, own)
         same += [torch.equal(apart, gathered), torch.equal(in_place, gathered)]
-    return used, same
+    return used, left, same
 
 
-def test_shared_sums_and_gathers_are_gloos(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = names()
-    used, same = on_ranks(collected, 2)
+def test_shared_sums_and_gathers_are_gloos() -> None:
+    used, left, same = on_ranks(collected, 2)
     assert used
+    assert left == []
     assert all(same), same
-    assert names() == before
 
 
 def in_pieces(ranks: Ranks) -> bool:
     assert started(ranks)
-    shared_sums.MOST_ELEMENTS = 1000
+    shared_sums.MOST_ELEMENTS = shared_sums.PAGE_ELEMENTS = 1000
     given = torch.full((2345,), float(ranks.rank + 1))
     shared_sum(given)
-    gathered = torch.empty(2 * 2345)
-    shared_gather(gathered, torch.full((2345,), float(ranks.rank)), ranks.rank)
-    return bool((given == 3).all()) and gathered.sum().item() == 2345
+    pages = Pages.shared_by(ranks)
+    right = bool((given == 3).all()) and not list(Path("/dev/shm").glob("hone_pages_*"))
+    for turn in range(50):
+        gathered = torch.empty(2 * 2345)
+        pages.gather(gathered, torch.full((2345,), float(ranks.rank + turn)))
+        right &= gathered.unique(return_counts=True)[1].tolist() == [2345, 2345]
+    return right
 
 
 def test_what_is_too_large_for_one_call_is_summed_in_pieces() -> None:

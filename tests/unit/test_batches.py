@@ -47,7 +47,8 @@ def test_layout_uses_every_row_once_and_gives_ranks_equal_counts(lengths: list[i
 
 @given(rows, st.integers(1, 5), st.integers(64, 4096))
 def test_micro_batches_stay_within_the_bound(lengths: list[int], ranks: int, bound: int) -> None:
-    for share in layout(lengths, ranks, bound, packed=False):
+    costs = [300.0 - length for length in lengths]  # the shortest is dealt first
+    for share in layout(lengths, ranks, bound, packed=False, costs=costs):
         for micro in share:
             padded = len(micro) * max((lengths[row] for row in micro), default=0)
             assert padded <= bound or len(micro) == 1
@@ -57,6 +58,15 @@ def test_ranks_get_nearly_equal_work() -> None:
     lengths = np.random.default_rng(0).lognormal(4.5, 0.6, size=256).astype(int).tolist()
     tokens = [sum(lengths[row] for micro in share for row in micro) for share in layout(lengths, 4, 10**9)]
     assert max(tokens) <= 1.05 * min(tokens)
+
+
+def test_ranks_get_nearly_equal_work_where_targets_cost_more_than_tokens() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(100, 1000, size=64)
+    costs = (lengths + 20 * rng.integers(1, 100, size=64)).tolist()
+    dealt = layout(lengths.tolist(), 4, 10**9, costs=costs)
+    loads = [sum(costs[row] for micro in share for row in micro) for share in dealt]
+    assert max(loads) <= 1.02 * min(loads)
 
 
 def test_grouping_by_length_pads_less_than_half_of_an_unsorted_batch() -> None:

@@ -150,10 +150,21 @@ def test_a_full_cache_is_moved_once_in_a_while_and_not_at_each_token(monkeypatch
     assert len(moved) == 1 + 100 // kv_cache.SLACK
 
 
-def test_prompts_are_padded_only_where_that_is_cheaper_than_another_call():
-    lengths = [3, 200, 4, 190, 200 - CALL_TOKENS - 1]
-    assert list(padded_batches(lengths)) == [[1, 3], [4], [2, 0]]
-    assert list(padded_batches([])) == []
+def splits(order: list[int]) -> list[list[list[int]]]:
+    """All ways to cut a list into parts."""
+    if not order:
+        return [[]]
+    return [[order[:end], *rest] for end in range(1, len(order) + 1) for rest in splits(order[end:])]
+
+
+@given(st.lists(st.integers(1, 200), max_size=7))
+def test_prompts_are_padded_and_read_in_the_batches_that_cost_least(lengths: list[int]):
+    def cost(batches: list[list[int]]) -> int:
+        return sum(CALL_TOKENS + len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+    found = padded_batches(lengths)
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    assert cost(found) == min(cost(way) for way in splits(sorted(range(len(lengths)), key=lambda i: lengths[i])))
 
 
 def test_a_model_without_keys_and_values_is_refused():

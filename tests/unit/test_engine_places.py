@@ -14,6 +14,7 @@ from serving.engine import Engine, Limits
 from serving.generation import GenerationRequest
 from serving.stream import Stream
 from tests.served import answers, engine_of, generated, prompts, read, small_model
+from tests.small_tokenizers import bytewise
 
 LLAMA = small_model()
 SHORT = GenerationRequest((9, 8), max_tokens=9)
@@ -123,6 +124,21 @@ def test_a_reader_that_goes_away_with_its_loop_frees_its_place():
         asyncio.run(until(lambda: engine.statistics().running == 0))
         assert engine.statistics().cancelled == 1
         assert engine.statistics().completion_tokens < 120
+
+
+def test_a_first_token_does_not_wait_for_the_second(gate: threading.Event):
+    decode = bytewise().decode
+    prompt = next(one for one in prompts([3] * 50) if decode(generated(LLAMA, one, 1, stop_ids=[])).strip().isalnum())
+
+    async def scene(engine: Engine) -> None:
+        gate.clear()
+        async with engine.submit(GenerationRequest(prompt, max_tokens=9)) as stream:
+            first = await asyncio.wait_for(anext(stream), 5)
+            assert first.completion_tokens == 1
+            gate.set()
+
+    with engine_of(LLAMA, stop_ids=[]) as engine:
+        asyncio.run(scene(engine))
 
 
 def test_memory_bounds_how_many_run_at_once(gate: threading.Event):

@@ -9,7 +9,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from cluster.errors import BaseModelError, JobFileError
 from cluster.spec import TrainSpec
-from trainers.model import TargetLoss, check_base, load_base, prepare_model, set_dropout, trainable_parameters
+from trainers.model import (
+    TargetLoss,
+    check_base,
+    load_base,
+    prepare_model,
+    set_dropout,
+    target_cost,
+    trainable_parameters,
+)
 
 
 def tiny_llama(seed: int = 0) -> LlamaForCausalLM:
@@ -56,6 +64,11 @@ def test_loss_and_gradients_equal_those_of_the_plain_model_on_the_same_padded_ba
     assert ours.item() == pytest.approx(oracle.item(), abs=1e-6)
     for name, parameter in model.named_parameters():
         assert torch.allclose(parameter.grad, expected[name], atol=1e-6), name
+
+
+def test_a_target_costs_what_the_vocabulary_weighs_against_the_layers() -> None:
+    attention, mlp, norms = 2 * 16 * 16 + 2 * 16 * 8, 3 * 16 * 32, 2 * 16
+    assert target_cost(tiny_llama()) == pytest.approx(61 * 16 / (2 * (attention + mlp + norms) + 16))
 
 
 def test_only_target_tokens_meet_the_vocabulary() -> None:

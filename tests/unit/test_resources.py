@@ -16,6 +16,7 @@ from cluster.errors import CapacityError
 from cluster.fitting import FIT_FRAC, Footprint, JobFacts, Layout, format_bytes
 from cluster.resources import Rate, format_plan, make_plan, trials_at_once
 from cluster.spec import ClusterSpec, SweepSpec, TrainSpec
+from tuning.tuner import resources_of
 
 MB = 10**6
 STATE_MB = {0: (400, 0), 1: (200, 200), 2: (100, 300), 3: (0, 400)}
@@ -309,8 +310,40 @@ def test_as_many_trials_run_at_once_as_there_is_room_for() -> None:
     assert at_once(Capacity((two,))) == 2, "one GPU each"
     assert at_once(Capacity((two,)), {"gpus_per_worker": 0.5}) == 4
     assert at_once(Capacity((two,)), {"gpus_per_worker": 0.0}) == 8
+    assert at_once(Capacity((one,)), {"cpus_per_worker": 2}) == 2, "what was asked for each"
     with pytest.raises(CapacityError, match="room for 2"):
         at_once(Capacity((one,)), {"workers": 2}, at_once=3)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "workers", "fit", "each"),
+    [
+        (1, 0.5, 1, 2, 8),
+        (2, 0.5, 1, 4, 4),
+        (2, 0.25, 1, 8, 2),
+        (2, 0.5, 2, 2, 4),
+        (2, 0.4, 1, 4, 4),
+        (2, 0.6, 1, 2, 8),
+        (4, 2.0, 1, 2, 8),
+    ],
+)
+def test_trials_with_a_share_of_a_gpu_fill_every_gpu_and_reserve_their_share(
+    gpus: int, asked: float, workers: int, fit: int, each: int
+) -> None:
+    """A share lies on one GPU, so that of 0.4 and 0.6 the rest stays empty; processors and memory go with it."""
+    capacity = Capacity((node(cpus=16, gpus=gpus),))
+    cluster = ClusterSpec.model_validate({"gpus_per_worker": asked, "workers": workers})
+    sweep = SweepSpec.model_validate({"space": {"train.dropout": "uniform(0, 0.1)"}})
+    at_once = trials_at_once(cluster, sweep, capacity)
+    assert at_once == fit
+    made = make_plan(TrainSpec(method="full"), cluster, facts(), capacity, at_once=at_once)
+    assert (made.device, made.gpus_per_worker, made.cpus_per_worker) == ("cuda", asked, each)
+    assert made.available_bytes == int(2**34 * min(1.0, asked))
+    reserved = {"CPU": each, "GPU": asked} if workers == 1 else {"CPU": 0, "memory": 1.0}
+    assert resources_of(made) == reserved
+    more = sweep.model_copy(update={"at_once": fit + 1})
+    with pytest.raises(CapacityError, match=f"room for {fit}"):
+        trials_at_once(cluster, more, capacity)
 
 
 def test_trials_side_by_side_share_processors_and_memory() -> None:

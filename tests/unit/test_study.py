@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,130 +14,30 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from cluster.session import Settings
-from cluster.spec import JobSpec
-from tuning.judge import PROGRESS, VALUE
+from tests.studies import TRADED, Opened, job, opening, search
 from tuning.study import (
     Ending,
     StudySearch,
     counted,
     directory_of,
     has_converged,
-    open_study,
     queue_warm_starts,
     sampler_of,
-    take_back,
 )
 from tuning.sweep import wanted
-from tuning.trials import Assigned
-
-RUN = "a-20260101-000000-abcd"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+def opened(tmp_path: Path) -> Iterator[Opened]:
+    with opening(Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)) as found:
+        yield found
 
 
-def job(**sweep: Any) -> JobSpec:
-    space = {"train.learning_rate": "loguniform(1e-5, 1e-2)", "train.batch_size": "choice(8, 16, 32)"}
-    train = {"method": "full", "learning_rate": 1e-3, "batch_size": 16}
-    block = {"space": space, "trials": 6, **sweep}
-    return JobSpec.model_validate({"name": "a", "base": "b", "data": "c", "train": train, "sweep": block})
-
-
-def search(study: optuna.Study, of: JobSpec, endings: dict[str, Ending | None] | None = None) -> StudySearch:
-    """A searcher whose trials complete with loss 1, unless ``endings`` says otherwise by their directory."""
-
-    def ending(assigned: Assigned, result: Any) -> Ending | None:
-        return (endings or {}).get(assigned.name, Ending(TrialState.COMPLETE, 1.0))
-
-    return StudySearch(study, of, "min", ending, lambda: False)
-
-
-def test_the_jobs_own_values_come_first_and_only_once(settings: Settings) -> None:
-    study = open_study(job(), RUN, settings, "min")
-    queue_warm_starts(study, job())
-    queue_warm_starts(open_study(job(), RUN, settings, "min"), job())
-    searcher = search(study, job())
-    first, second = searcher.suggest("one"), searcher.suggest("two")
-    assert first == {
-        "name": "trials/0",
-        "number": 0,
-        "values": {"train.learning_rate": 1e-3, "train.batch_size": 16},
-        "seed": None,
-    }
-    assert second["values"] == {"train.learning_rate": 2e-5, "train.batch_size": 16}, "the usual rate of the method"
-    assert searcher.suggest("three")["values"] not in (first["values"], second["values"])
-
-
-def test_after_a_kill_what_was_running_is_queued_again_in_its_own_directory(settings: Settings) -> None:
-    study = open_study(job(), RUN, settings, "min")
-    searcher = search(study, job())
-    configs = [searcher.suggest(name) for name in ("a", "b", "c")]
-    searcher.on_trial_complete("a", {})
-    del searcher  # killed: b and c were running
-
-    again = open_study(job(), RUN, settings, "min")
-    assert take_back(again) == [1, 2]
-    assert [trial.number for trial in counted(again)] == [0]
-    searcher = search(again, job())
-    for number, before in ((3, configs[1]), (4, configs[2])):
-        config = searcher.suggest(f"again-{number}")
-        assert config["number"] == number
-        assert (config["name"], config["values"]) == (before["name"], before["values"])
-        searcher.on_trial_complete(f"again-{number}", {})
-    assert len(counted(again)) == 3
-    assert take_back(again) == []
-    assert searcher.suggest("new")["name"] == "trials/5"
-
-
-def test_a_trial_taken_back_twice_still_goes_on_in_its_first_directory(settings: Settings) -> None:
-    first = search(open_study(job(), RUN, settings, "min"), job()).suggest("a")
-    for number in (1, 2):
-        study = open_study(job(), RUN, settings, "min")
-        take_back(study)
-        config = search(study, job()).suggest("again")
-        assert (config["number"], config["name"], config["values"]) == (number, first["name"], first["values"])
-
-
-def test_an_interrupted_trial_stays_open_for_the_next_session(settings: Settings) -> None:
-    study = open_study(job(), RUN, settings, "min")
-    searcher = search(study, job(), {"trials/0": None})
-    searcher.suggest("a")
-    searcher.on_trial_complete("a", {})
-    assert counted(study) == []
-    assert take_back(study) == [0]
-
-
-def test_the_study_is_told_each_ending(settings: Settings) -> None:
-    study = open_study(job(), RUN, settings, "min")
-    endings: dict[str, Ending | None] = {
-        "trials/1": Ending(TrialState.PRUNED),
-        "trials/2": Ending(TrialState.COMPLETE, 12.5),
-        "trials/3": Ending(TrialState.FAIL),
-    }
-    searcher = search(study, job(), endings)
-    for name in "abcde":
-        searcher.suggest(name)
-        searcher.on_trial_result(name, {PROGRESS: 167, VALUE: 3.0})
-        searcher.on_trial_result(name, {PROGRESS: 167, VALUE: 4.0})  # a second attempt comes by again
-        searcher.on_trial_result(name, {PROGRESS: 333, VALUE: 2.0})
-    for name in "abcd":
-        searcher.on_trial_complete(name, {})
-    searcher.on_trial_complete("e", None, error=True)
-    found = optuna.load_study(study_name=RUN, storage=f"sqlite:///{settings.home}/optuna.db").trials
-    states = [trial.state.name for trial in found]
-    assert states == ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "FAIL"]
-    assert [trial.value for trial in found] == [1.0, 2.0, 12.5, None, None]
-    assert found[1].intermediate_values == {167: 3.0, 333: 2.0}
-    assert len(counted(study)) == 5
-
-
-def test_every_point_of_a_space_of_choices_is_tried_once(settings: Settings) -> None:
+def test_every_point_of_a_space_of_choices_is_tried_once(opened: Opened) -> None:
     space = {"train.method": "choice(full, lora)", "train.lora.rank": "choice(4, 8)", "train.dropout": [0.0, 0.1]}
     of = job(space=space, trials=20)
     assert wanted(of) == 6, "a rank means nothing under full tuning"
-    study = open_study(of, RUN, settings, "min")
+    study = opened(of)
     queue_warm_starts(study, of)
     searcher = search(study, of)
     tried = [json.dumps(searcher.suggest(str(number))["values"], sort_keys=True) for number in range(3)]
@@ -147,32 +48,32 @@ def test_every_point_of_a_space_of_choices_is_tried_once(settings: Settings) -> 
     assert len(counted(study)) == 3, "suggestions that were passed over count for nothing"
 
 
-def test_a_searcher_whose_search_is_over_suggests_nothing(settings: Settings) -> None:
-    study = open_study(job(), RUN, settings, "min")
+def test_a_searcher_whose_search_is_over_suggests_nothing(opened: Opened) -> None:
+    study = opened(job())
     searcher = StudySearch(study, job(), "min", lambda _, __: None, lambda: True)
     assert searcher.suggest("a") == Searcher.FINISHED
     assert study.trials == []
 
 
-def test_a_search_that_goes_on_does_not_repeat_its_first_draws(settings: Settings) -> None:
+def test_a_search_that_goes_on_does_not_repeat_its_first_draws(opened: Opened) -> None:
     of = job(search="random")
-    study = open_study(of, RUN, settings, "min")
+    study = opened(of)
     searcher = search(study, of)
     first = [searcher.suggest(name)["values"] for name in ("a", "b", "c")]
     for name in ("a", "b", "c"):
         searcher.on_trial_complete(name, {})
-    later = search(open_study(of, RUN, settings, "min"), of)
+    later = search(opened(of), of)
     assert not any(later.suggest(name)["values"] in first for name in ("d", "e", "f"))
 
 
 @pytest.mark.parametrize(
     ("name", "kind"), [("tpe", "TPESampler"), ("gp", "GPSampler"), ("random", "RandomSampler"), ("grid", "WholeGrid")]
 )
-def test_each_search_has_its_sampler_and_suggests_points_of_the_space(settings: Settings, name: str, kind: str) -> None:
+def test_each_search_has_its_sampler_and_suggests_points_of_the_space(opened: Opened, name: str, kind: str) -> None:
     space = {"train.learning_rate": [1e-4, 1e-3], "train.batch_size": "choice(8, 16, 32)"}
     of = job(search=name, space=space)
     assert type(sampler_of(of, 0)).__name__ == kind
-    study = open_study(of, f"{name}-20260101-000000-abcd", settings, "min")
+    study = opened(of, f"{name}-20260101-000000-abcd")
     searcher = search(study, of)
     seen = []
     for place in range(6):
@@ -181,6 +82,22 @@ def test_each_search_has_its_sampler_and_suggests_points_of_the_space(settings: 
     assert {rate for rate, _ in seen} <= {1e-4, 1e-3}
     if name == "grid":
         assert len(set(seen)) == 6, "every point once"
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "random", "grid"])
+def test_each_search_models_two_values_also_while_other_trials_run(opened: Opened, name: str) -> None:
+    space = {"train.learning_rate": [1e-4, 1e-3, 3e-3], "train.batch_size": "choice(2, 4, 8, 16)"}
+    of = job(search=name, **TRADED, **({"space": space} if name == "grid" else {}))
+    study = opened(of)
+    endings = {
+        f"trials/{number}": Ending(TrialState.COMPLETE, 1.0 / (1 + number), 10.0 + number % 3) for number in range(60)
+    }
+    searcher = search(study, of, endings | {"trials/3": Ending(TrialState.FAIL), "trials/4": Ending(TrialState.PRUNED)})
+    for number in range(9):
+        assert searcher.suggest(str(number))["values"]
+        if number > 0:
+            searcher.on_trial_complete(str(number - 1), {})
+    assert [trial.values for trial in study.trials[:2]] == [[1.0, 10.0], [0.5, 11.0]]
 
 
 def test_a_search_has_converged_when_its_model_expects_no_gain_and_not_before() -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from cluster.sweep_spec import Dimension, Range
-from tests.finished_sweeps import RATE, finished_sweep, job, trial, trials
+from tests.finished_sweeps import RATE, TRADED, finished_sweep, job, traded_trials, trial, trials
 from tests.page_outline import refuse_fetching_or_running
 from tuning.contest import Contender, decide
 from tuning.finals import finalists, other_seeds, own_trial
 from tuning.importance import early_value, importances
+from tuning.outcome import compared
 from tuning.plots import Scale
-from tuning.report import compared, sweep_page
+from tuning.report import sweep_page
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import Assigned, best_trials
 
@@ -54,6 +55,30 @@ def test_the_table_names_each_trials_state_and_the_best_that_ran_its_full_budget
     assert re.search(r"^ +12 .*learning_rate=0.0001 .* 1/2 +33% +1\.2500 +trains$", lines[13])
     assert lines[-1].strip() == "12 of 20 trials, best loss 0.6000 (trials/9), about 1 min 30 s left"
     assert trial_line(trials()[10], ("loss", [])).endswith("17%  diverged: the loss became nan at step 3 of 600")
+
+
+def test_under_a_tradeoff_the_page_shows_the_front_and_the_table_what_each_trial_pays() -> None:
+    told = traded_trials()
+    text = sweep_page(finished_sweep({"winner": 9, "lead": [0.3, 0.2, 0.4]}, told=told, **TRADED))
+    refuse_fetching_or_running(text)
+    assert re.findall(r"<h2>([^<]+)</h2>", text)[:2] == ["History", "Trade-off"]
+    assert "across: seconds a generated token" in text
+    assert "0.0019" in text
+    assert "Trial 9 won: the cheapest of those at most 0.1 loss behind the best." in text
+    assert "It pays 0.0019 seconds a generated token, the job&#39;s own values 0.001." in text
+    assert "Its loss is 0.3 better than theirs" in text
+    lines = table_lines(told, [], ("loss", []), 12, None)
+    assert "latency_s" in lines[0]
+    assert re.search(r"^ +9 .* 100% +0\.6000 +0\.0019 +done$", lines[10])
+    assert trial_line(told[9], ("loss", [])).endswith("loss 0.6000  latency_s 0.0019  done")
+
+
+def test_under_a_tradeoff_the_jobs_own_values_may_win_for_their_price() -> None:
+    assert compared(finished_sweep({"winner": 0}, told=traded_trials(), **TRADED)) == (
+        "note",
+        "The job's own values won.",
+        "They are the cheapest of those at most 0.1 loss behind the best.",
+    )
 
 
 def test_finalists_ran_their_full_budget_and_the_jobs_own_values_are_among_them() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cluster.errors import JobFileError
 from cluster.jobfile import dump_job, load_job
-from cluster.spec import JobSpec
+from cluster.spec import JobSpec, SweepSpec
 from cluster.sweep_spec import Choice, Integers, Range, dimension, swept_keys
 
 
@@ -169,9 +170,45 @@ def test_a_key_that_would_mean_nothing_is_refused(block: dict[str, Any], why: st
         JobSpec.model_validate({"name": "a", "base": "b", "data": "c", "sweep": settings})
 
 
-def test_a_resolved_sweep_reads_back_equal(tmp_path: Path):
-    block = {"space": {"train.batch_size": "choice(8, 16)"}, "search": "grid", "prune": "none", "finalists": 1}
-    job = JobSpec.model_validate({"name": "a", "base": "/b", "data": "/c.jsonl", "sweep": block})
+@pytest.mark.parametrize(
+    ("block", "line", "why"),
+    [
+        ("prune: asha", 8, "a trial has two"),
+        ("until_converged: true", 8, "two values have converged"),
+        ("grace: 0.2", 8, "means nothing under prune none"),
+        ("trials: 3", 6, "how fast the trained model is"),
+    ],
+)
+def test_what_cannot_go_with_a_tradeoff_is_refused_at_its_line(tmp_path: Path, block: str, line: int, why: str):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "name: a\nbase: b\ndata: c.jsonl\nsweep:\n  space: {train.dropout: 'uniform(0, 0.1)'}\n"
+        f"  tradeoff: {{against: {'latency' if 'trials' in block else 'cost'}, give_up: 0.02}}\n"
+        f"  finalists: 2\n  {block}\n"
+    )
+    with pytest.raises(JobFileError, match=why) as caught:
+        load_job(path)
+    assert caught.value.where == f"{path}:{line}"
+
+
+def test_a_tradeoff_prunes_nobody_unless_asked_and_anything_else_halves():
+    space: dict[str, Any] = {"space": {"train.lora.rank": [4, 8]}}
+    for traded, prune in (({}, "asha"), ({"tradeoff": {"against": "latency"}}, "none")):
+        assert SweepSpec.model_validate(space | traded).prune == prune
+    assert SweepSpec.model_validate(space | {"prune": "none", "tradeoff": {"against": "cost"}}).tradeoff is not None
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"search": "grid", "prune": "none", "finalists": 1},
+        {"tradeoff": {"against": "cost", "give_up": 0.0}},
+        {},
+    ],
+)
+def test_a_resolved_sweep_reads_back_equal(tmp_path: Path, block: dict[str, Any]):
+    sweep = {"space": {"train.batch_size": "choice(8, 16)"}, **block}
+    job = JobSpec.model_validate({"name": "a", "base": "/b", "data": "/c.jsonl", "sweep": sweep})
     path = tmp_path / "job.yaml"
     path.write_text(dump_job(job))
     assert load_job(path) == job

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import StoreError
@@ -17,11 +18,12 @@ from cluster.progress import Progress
 from cluster.session import Settings
 from cluster.store import Store
 from tests.finished_runs import history, trained
-from tests.finished_sweeps import job, trial
+from tests.finished_sweeps import TRADED, job, trial
 from tuning.driver import Driver
 from tuning.judge import FULL, PROGRESS, VALUE
 from tuning.objective import RESULT, Arena, evaluations, progress_of
-from tuning.sweep import penalty, study_ending, variants
+from tuning.study import Ending
+from tuning.sweep import penalty, study_ending, traded_ending, variants
 from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_directory
 
 RUN = "router-20260101-000000-abcd"
@@ -124,6 +126,25 @@ def test_each_last_report_becomes_the_record_that_the_study_is_told(driver: Driv
         None,
     ]
     assert worst == 12.0
+
+
+def test_a_trial_of_two_values_that_diverged_is_off_the_front_or_a_failure(tmp_path: Path) -> None:
+    settings = Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+    of = job(**TRADED)
+    ctx = RunContext(RUN, of, settings, Store(str(tmp_path)), Untracked(), Progress(io.StringIO()))  # pyright: ignore
+    driver = Driver(ctx, arena(str(tmp_path)), TRIALS, 12)
+    diverged = ended(driver, 0, 10, None, diverged="the loss became nan", step=0, steps=600)
+    assert traded_ending(diverged, 12.0, driver.most_paid()) == Ending(TrialState.FAIL)
+    whole = trained(history())
+    for number, latency_s in ((1, 0.002), (2, 0.004)):
+        told = {"trained": whole.model_dump(), "against": {"latency_s": latency_s}}
+        record = ended(driver, number, FULL, whole.best_value, **told)
+        assert record.against == {"latency_s": latency_s}
+        ending = traded_ending(record, 12.0, driver.most_paid())
+        assert ending == Ending(TrialState.COMPLETE, whole.best_value, latency_s)
+    ending = traded_ending(ended(driver, 3, 10, None, diverged="nan", step=0, steps=600), 12.0, driver.most_paid())
+    assert ending is not None
+    assert ending.values == [12.0, 0.002], "both were of one shape, and share its least latency"
 
 
 def test_the_run_asked_to_stop_ends_the_search_and_tells_the_trials(driver: Driver) -> None:
