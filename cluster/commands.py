@@ -28,7 +28,7 @@ EXIT_GATE = 3
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Make data, a base and a job, and run it."""
+    """Make data, a base and a job, run it, and serve what it released against its base."""
     from cluster import pipeline
     from cluster.jobfile import load_job
 
@@ -36,7 +36,14 @@ def demo(arguments: argparse.Namespace) -> int:
     job_file = pipeline.entry("trainers.demo:write_demo")(
         settings, progress, method=arguments.method, overrides=arguments.set
     )
-    return _run_job(load_job(job_file, arguments.set), arguments, settings, progress)
+    job = load_job(job_file, arguments.set)
+    result = pipeline.train(job, settings, progress, datetime.now(UTC))
+    code = _finished(result, settings, as_json=arguments.json)
+    if result.version is not None:
+        prepared = pipeline.prepared_path(settings, result.run)
+        told = pipeline.entry("serving.demo:serve_and_decide")(job.base, result.version, prepared, settings, progress)
+        print(*told, sep="\n", file=sys.stderr if arguments.json else sys.stdout)
+    return code
 
 
 def init(arguments: argparse.Namespace) -> int:

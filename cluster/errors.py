@@ -68,6 +68,10 @@ class StoreError(HoneError):
     """An artifact is missing, incomplete or damaged."""
 
 
+class RowsRefused(StoreError):
+    """A database that answers does not take these rows, and never will."""
+
+
 class RunStopped(HoneError):
     """The run ended early because someone asked it to, with a checkpoint to go on from."""
 

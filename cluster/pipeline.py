@@ -206,6 +206,12 @@ def report_path(settings: Settings, run: str) -> str:
     return Store(settings.home).path(RUNS, run, REPORT_PAGE)
 
 
+def prepared_path(settings: Settings, run: str) -> Path:
+    """Return the local directory of the data set that a run was trained and tested on."""
+    store = Store(settings.home)
+    return store.reading("data", store.get_json(RUNS, run, DATA_JSON)["prepared"])
+
+
 def flat_parameters(block: dict[str, Any], prefix: str = "") -> dict[str, object]:
     """Return a job's values under dotted keys, blocks opened, lists kept whole."""
     flat: dict[str, object] = {}

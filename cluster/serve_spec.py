@@ -39,6 +39,12 @@ class ArmSpec(Block):
     weight: float = Field(
         default=0.0, ge=0, description="Share of the traffic relative to the other arms, at least 0; 0 answers nobody."
     )
+    shadow: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="Percent of the other arms' requests that this arm answers too, unseen by callers and verdict.",
+    )
     generation: GenerationSpec = Field(default_factory=GenerationSpec, description="How this arm writes its answers.")
 
 

@@ -125,6 +125,7 @@ def _arm(endpoint: str, name: str, spec: ArmSpec, release: Served, before: Endpo
         base=release.base,
         application=application,
         weight=spec.weight,
+        shadow=spec.shadow,
         generation=spec.generation,
     )
 

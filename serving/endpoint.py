@@ -38,6 +38,7 @@ class Arm(Record):
     base: str | None = Field(default=None, description="where an adapter's base lies, if not where the adapter says")
     application: str = Field(description="of Ray Serve")
     weight: float
+    shadow: float = Field(default=0.0, description="percent of the other arms' requests that it answers too, unseen")
     generation: GenerationSpec
 
 

@@ -5,6 +5,9 @@ request has one arm, one epoch, and the probabilities that were in force when it
 anywhere. An arm that is not ready takes no part in the split; one that fails a request has failed it, and no other arm
 steps in.
 
+An arm may shadow the others: it answers some of their requests too, nobody sees its answers, and its rows are marked
+as chosen by no split, so that they count for its load and its errors, never for an experiment.
+
 Nothing here knows HTTP or Ray: arms are whatever answers requests, the spool whatever takes rows.
 """
 
@@ -12,10 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -31,6 +35,7 @@ from serving.openai_answers import Usage
 from serving.openai_requests import Asked
 from serving.split import Split
 
+MOST_SHADOWS = 64
 log = logging.getLogger("hone.serving")
 
 
@@ -81,6 +86,7 @@ class Gateway:
         longest_s: float = LONGEST_S,
     ) -> None:
         self._spool, self.meters, self._clock, self._longest_s = spool, meters, clock, longest_s
+        self._shadows: set[asyncio.Task[None]] = set()
         self.snapshot = snapshot
         self.show()
 
@@ -97,6 +103,14 @@ class Gateway:
             raise RequestRefused(f"there is no arm {arm!r}", f"The arms are {', '.join(now.endpoint.arms)}.")
         if arm not in now.ready:
             raise NotServing(f"the arm {arm} is not ready", "Send the request again.")
+        exchange = self._exchange(now, arm, caller, asked)
+        if caller.forced_arm is None:
+            self._let_shadow(exchange)
+        return exchange
+
+    def _exchange(
+        self, now: Snapshot, arm: str, caller: Caller, asked: Asked, shadow_of: str | None = None
+    ) -> Exchange:
         request = asked.generation(now.endpoint.arms[arm].generation)
         prefix = "chatcmpl" if asked.is_chat else "cmpl"
         exchange = Exchange(
@@ -109,9 +123,22 @@ class Gateway:
             time_s=self._clock(),
             deadline_s=asyncio.get_running_loop().time() + self._longest_s,
             record=self._record,
+            shadow_of=shadow_of,
         )
         self.meters.begun(now.experiment, arm)
         return exchange
+
+    def _let_shadow(self, seen: Exchange) -> None:
+        """Let ready arms that shadow the others answer this request too, in the background, so many at once."""
+        for name, arm in seen.now.endpoint.arms.items():
+            is_chosen = name != seen.arm and name in seen.now.ready and random.random() * 100 < arm.shadow
+            if not is_chosen or len(self._shadows) >= MOST_SHADOWS:
+                continue
+            with suppress(RequestRefused):
+                shadow = self._exchange(seen.now, name, seen.caller, seen.asked, shadow_of=seen.request)
+                task = asyncio.get_running_loop().create_task(_unseen(shadow))
+                self._shadows.add(task)
+                task.add_done_callback(self._shadows.discard)
 
     def keep(self, row: Row) -> None:
         """Take a row that must be on disk before its sender hears of it. Raises StoreError."""
@@ -142,6 +169,7 @@ class Exchange:
     time_s: float
     deadline_s: float
     record: Callable[[Exposure], None]
+    shadow_of: str | None = None
     usage: Usage = field(default_factory=Usage)
     _began_s: float = field(default_factory=time.perf_counter)
     _first_token_s: float | None = None
@@ -208,8 +236,8 @@ class Exchange:
             tokens_in=self.usage.prompt_tokens,
             tokens_out=self.usage.completion_tokens,
             status=status,
-            forced=self.caller.forced_arm is not None,
-            kept=self._kept(),
+            forced=self.caller.forced_arm is not None or self.shadow_of is not None,
+            kept=self._kept() | ({} if self.shadow_of is None else {"shadow_of": self.shadow_of}),
             consent=self.caller.consent,
         )
 
@@ -226,3 +254,11 @@ class Exchange:
         if self.now.endpoint.log == "text":
             kept |= {"prompt": mask_personal_data(prompt), "answer": mask_personal_data("".join(self._text))}
         return kept
+
+
+async def _unseen(exchange: Exchange) -> None:
+    """Read an answer to its end for nobody; how it went is in its row."""
+    with suppress(HoneError):
+        async with aclosing(exchange.pieces()) as pieces:
+            async for _ in pieces:
+                pass

@@ -55,10 +55,13 @@ class Ingress:
         self._name, self._keys = name, keys
         self._store = Store(settings.home)
         self._arms: dict[str, RemoteArm] = {}
-        self._spool = Spool(spool_directory(settings), LedgerWriter(settings).write)
+        self._spool = self._open_spool(settings)
         snapshot = await asyncio.to_thread(self._look)
         self._gateway = Gateway(snapshot, self._spool, Meters(name))
         self._watch = asyncio.get_running_loop().create_task(self._keep_looking())
+
+    def _open_spool(self, settings: Settings) -> Spool:
+        return Spool(spool_directory(settings), LedgerWriter(settings).write)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app, as Serve asks for it once this replica is constructed."""
@@ -117,13 +120,13 @@ def running_applications() -> set[str]:
 
 
 def _is_running(application: Any) -> bool:
-    states = [deployment.replica_states for deployment in application.deployments.values()]
-    return bool(states) and all(
-        any(state.value == "RUNNING" and count for state, count in counts.items()) for counts in states
-    )
+    counts = [deployment.replica_states for deployment in application.deployments.values()]
+    return bool(counts) and all(states.get("RUNNING", 0) > 0 for states in counts)
 
 
-def ingress_application(name: str, settings: Settings, keys: Keys, options: dict[str, Any]) -> Any:
+def ingress_application(
+    name: str, settings: Settings, keys: Keys, options: dict[str, Any], kind: type[Ingress] = Ingress
+) -> Any:
     """Return the Serve application of an endpoint's ingress."""
     from ray import serve
 
@@ -139,4 +142,4 @@ def ingress_application(name: str, settings: Settings, keys: Keys, options: dict
         health_check_period_s=HEALTH_EVERY_S,
         ray_actor_options=options,
     )
-    return deployment(serve.ingress()(Ingress)).bind(name, settings, keys)
+    return deployment(serve.ingress()(kind)).bind(name, settings, keys)

@@ -28,9 +28,9 @@ from sqlalchemy import (
     event,
     select,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from cluster.errors import StoreError
+from cluster.errors import RowsRefused, StoreError
 from serving.ledger_rows import Exposure, Outcome, Row
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ class Ledger:
         self._engine.dispose()
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Write rows in one transaction; those that are there already stay as they are."""
+        """Write rows in one transaction; those that are there already stay as they are.
+
+        Raises RowsRefused where the database answers and takes none of them, now or later.
+        """
         seen = [row.model_dump(mode="json") for row in rows if isinstance(row, Exposure)]
         said = [row.model_dump(mode="json") | {"key": row.key} for row in rows if isinstance(row, Outcome)]
         with _named_errors(), self._engine.begin() as connection:
@@ -172,4 +175,5 @@ def _named_errors() -> Generator[None]:
         yield
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(f"the ledger's database refused: {reason}", "Check HONE_DB, or HONE_HOME's disk.") from error
+        kind = RowsRefused if isinstance(error, (DataError, IntegrityError)) else StoreError
+        raise kind(f"the ledger's database refused: {reason}", "Check HONE_DB, or HONE_HOME's disk.") from error

@@ -4,12 +4,14 @@ A row is one ``write`` of one line to an open file, some microseconds, which a k
 thread closes that file several times a second, writes its rows to the database in one transaction, and only then
 removes it. While the database is away files wait; after a crash whoever opens the directory next takes over what is
 left there: an open file belongs to a living writer as long as that one holds its lock. A file that was written but not
-removed is written again, which the ledger passes over.
+removed is written again, which the ledger passes over. A row that the database will never take is set aside with the
+reason, so that it stops none of the others.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import threading
 import time
@@ -21,13 +23,14 @@ from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.errors import StoreError
+from cluster.errors import RowsRefused, StoreError
 from serving.ledger_rows import Row
 
 EVERY_S = 0.2
 WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Between tries while the database is away; the last one again and again."""
 NEW, OPEN, CLOSED = ".new", ".open", ".rows"
+REFUSED = "refused.jsonl"
 ROW: TypeAdapter[Row] = TypeAdapter(Row)
 
 
@@ -35,7 +38,7 @@ class Spool:
     """Takes rows at once and hands them to ``write`` in batches; ``write`` raises StoreError while it cannot.
 
     Raises StoreError where the directory cannot be written. ``last_error`` is why the database took nothing, empty
-    while it does; ``num_damaged`` counts lines that could not be read back.
+    while it does; ``num_damaged`` counts lines that could not be read back, ``num_refused`` rows that were set aside.
     """
 
     def __init__(self, directory: Path, write: Callable[[Sequence[Row]], None]) -> None:
@@ -44,7 +47,7 @@ class Spool:
         self._wake = threading.Event()
         self._closing = False
         self._size_bytes = 0  # of the open file
-        self.num_damaged = 0
+        self.num_damaged = self.num_refused = 0
         self.last_error = ""
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ class Spool:
         for path in (*self._closed(), *self._orphans()):
             try:
                 if rows := self._rows(path):
-                    self._write(rows)
+                    self._write_or_set_aside(rows)
                 path.unlink()
             except FileNotFoundError:
                 continue  # somebody else has taken it over
@@ -143,6 +146,19 @@ class Spool:
                 return False
         self.last_error = ""
         return True
+
+    def _write_or_set_aside(self, rows: Sequence[Row]) -> None:
+        """Write rows, one by one where the database refuses them together, and keep those it refuses alone."""
+        try:
+            self._write(rows)
+        except RowsRefused as error:
+            if len(rows) > 1:
+                for row in rows:
+                    self._write_or_set_aside([row])
+                return
+            with (self._directory / REFUSED).open("a") as file:
+                file.write(json.dumps({"why": error.what, "row": rows[0].model_dump(mode="json")}) + "\n")
+            self.num_refused += 1
 
     def _closed(self) -> list[Path]:
         return sorted(self._directory.glob(f"*{CLOSED}"))

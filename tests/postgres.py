@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -34,11 +34,25 @@ UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 @dataclass
 class PostgresServer:
-    """A server that runs."""
+    """A server that runs, and may be stopped and started again."""
 
     port: int
     password: str
+    home: Path
+    launch: Callable[[], subprocess.Popen[bytes]]
     _numbers: count[int] = field(default_factory=count)
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = self.launch()
+        _wait(self, self._process, self.home)
+
+    def stop(self) -> None:
+        """Stop it as an administrator does who does not wait for clients; those that are there are cut off."""
+        assert self._process is not None, "it was not started"
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(STARTS_S)
 
     def new_database(self) -> str:
         """Return the URL of a database that nobody has used, as HONE_DB takes it."""
@@ -71,15 +85,14 @@ def running_server() -> Generator[PostgresServer]:
     assert programs is not None, missing()
     home = Path(tempfile.mkdtemp(prefix="hone-pg-"))
     try:
-        server, who = PostgresServer(_free_port(), secrets.token_hex(16)), _unprivileged(home)
-        _make(programs, home, server.password, who)
-        process = _start(programs, home, server.port, who)
+        who, port, password = _unprivileged(home), _free_port(), secrets.token_hex(16)
+        _make(programs, home, password, who)
+        server = PostgresServer(port, password, home, lambda: _start(programs, home, port, who))
         try:
-            _wait(server, process, home)
+            server.start()
             yield server
         finally:
-            process.send_signal(signal.SIGINT)  # "fast": clients that are still there are cut off
-            process.wait(STARTS_S)
+            server.stop()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

@@ -13,9 +13,12 @@ from serving.ledger import Ledger, differences, engine_of
 from serving.ledger_rows import Exposure, Outcome
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    env = {"HONE_HOME": str(tmp_path)}
+    if request.param == "postgresql":
+        env["HONE_DB"] = request.getfixturevalue("postgres").new_database()
+    return Settings.from_env(env, tmp_path)
 
 
 @pytest.fixture

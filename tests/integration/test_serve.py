@@ -72,14 +72,15 @@ class Up:
 
 
 @contextmanager
-def served_pair(base: Path, directory: Path) -> Iterator[Up]:
+def served_pair(base: Path, directory: Path, db: str | None = None) -> Iterator[Up]:
     """Two arms of different tiny models behind an endpoint, in the Ray of this process."""
     from ray import serve
 
     other = write_base(directory / "other", seed=1)
     file = directory / "serve.yaml"
     file.write_text(FILE.format(old=base, new=other))
-    settings = Settings.from_env({"HONE_HOME": str(directory / "home")}, directory)
+    environment = {"HONE_HOME": str(directory / "home")} | ({"HONE_DB": db} if db else {})
+    settings = Settings.from_env(environment, directory)
     limits = Limits(max_running=4, max_waiting=4)
     options = Options(port=free_port(), limits=limits, keys=Keys(admin=frozenset([hashed(ADMIN)])))
     try:

@@ -270,3 +270,24 @@ def test_an_unknown_path_is_an_error_in_openais_shape():
 
 def test_models_lists_the_endpoint():
     assert [model["id"] for model in got(Local(endpoint(a=1)), "/v1/models").json()["data"]] == ["support"]
+
+
+def test_a_shadow_answers_too_unseen_and_counts_for_no_experiment():
+    document = endpoint(a=1, b=0)
+    document.arms["b"] = document.arms["b"].model_copy(update={"shadow": 100.0})
+    local = Local(document, b=ToldArm(error=GenerationFailed("broken", "mend it")), a=ToldArm())
+
+    async def send() -> Any:
+        async with local.client() as client:
+            answer = await client.post("/v1/chat/completions", json=CHAT)
+            while len(local.rows) < 2:
+                await asyncio.sleep(0)
+            return answer
+
+    answer = asyncio.run(asyncio.wait_for(send(), 10))
+    assert (answer.status_code, answer.headers["x-hone-arm"]) == (200, "a")
+    seen, shadow = sorted(local.rows, key=lambda row: row.forced)
+    assert (seen.arm, seen.status, seen.forced) == ("a", "ok", False)
+    assert (shadow.arm, shadow.status, shadow.forced) == ("b", "failed", True)
+    assert shadow.kept["shadow_of"] == seen.request
+    assert "shadow_of" not in seen.kept

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.errors import StoreError
+from cluster.errors import RowsRefused, StoreError
 from serving.ledger_rows import Outcome, Row
 from serving.spool import Spool
 
@@ -42,6 +43,24 @@ def test_rows_arrive_in_order_and_nothing_is_left_on_disk(tmp_path: Path) -> Non
     assert database.requests == [str(number) for number in range(50)]
     spool.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_that_is_never_taken_is_set_aside_and_stops_no_other(tmp_path: Path) -> None:
+    database = Database()
+
+    def write(rows: Sequence[Row]) -> None:
+        if any(row.request == "1" for row in rows):
+            raise RowsRefused("the database refused: too long", "mend it")
+        database.write(rows)
+
+    spool = Spool(tmp_path, write)
+    for number in range(3):
+        spool.add(row(number))
+    assert spool.flush()
+    spool.close()
+    assert (database.requests, spool.num_refused) == (["0", "2"], 1)
+    (aside,) = (tmp_path / "refused.jsonl").read_text().splitlines()
+    assert json.loads(aside) == {"why": "the database refused: too long", "row": row(1).model_dump(mode="json")}
 
 
 def test_rows_of_many_threads_all_arrive(tmp_path: Path) -> None:
@@ -133,7 +152,7 @@ def test_a_damaged_line_is_counted_and_the_others_arrive(tmp_path: Path) -> None
 FULL = """
 import resource, sys
 from pathlib import Path
-from cluster.errors import StoreError
+from cluster.errors import RowsRefused, StoreError
 from serving.ledger_rows import Outcome
 import serving.spool
 serving.spool.EVERY_S = 60
