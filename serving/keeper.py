@@ -24,7 +24,7 @@ import psutil
 from cluster.errors import HoneError, RunFailed, UsageError
 from cluster.records import Record
 from cluster.runs import Owner, is_gone, start_mark
-from cluster.session import Settings, ray_session
+from cluster.session import Settings, environment, ray_session
 from cluster.stopping import stop_on_signal
 from cluster.store import Store
 from serving import endpoint as endpoints
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from serving.endpoint import Endpoint
 
 CLUSTERS = "clusters"
+TOKEN = {"RAY_AUTH_MODE": "token"}
+"""Ray's own: the token that it keeps in the user's home lets this user's processes in, and nobody else's."""
 LOOK_S = 0.2
 STEER_EVERY_S = 5.0
 START_S = 600.0
@@ -84,12 +86,13 @@ def serve(
     store = Store(settings.home)
     kept = find_kept(store, spec.endpoint)
     if kept is not None:
-        with ray_session(address=kept.ray_address):
+        with environment(TOKEN), ray_session(address=kept.ray_address):
             announce(_serving(bring_up(spec, settings, options, progress), kept.url))
         return
     _refuse_taken(options)
     stopping = threading.Event()
-    with stop_on_signal(stopping.set), ray_session(address=settings.ray_address):
+    own = TOKEN if settings.ray_address is None else {}
+    with stop_on_signal(stopping.set), environment(own), ray_session(address=settings.ray_address):
         endpoint = bring_up(spec, settings, options, progress)
         try:
             kept = _claim(store, endpoint, options)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,13 @@ def same(job: Job, unbroken: dict[str, Tensor]) -> Callable[[str], None]:
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     """After a test no Ray process is there that was not there before it."""
+    with leaving_nothing_behind():
+        yield
+
+
+@contextmanager
+def leaving_nothing_behind() -> Iterator[None]:
+    """After the block no Ray process is there that was not there before it."""
     before = set(ray_pids())
     yield
     deadline = time.monotonic() + 20

@@ -14,11 +14,19 @@ import pytest
 
 from cluster.session import ray_session
 from serving.ledger import Ledger
+from tests.faults.conftest import leaving_nothing_behind
 from tests.integration.test_serve import Up, served_pair
 from tests.tiny import write_base
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 ARM, INGRESS = "ServeReplica:support--old", "ServeReplica:support:ingress"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_behind() -> Iterator[None]:
+    """One Ray serves all tests here, and starts new replicas for those that they kill."""
+    with leaving_nothing_behind():
+        yield
 
 
 @pytest.fixture(scope="module")
