@@ -16,6 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket  # pyright: ignore[reportPrivateUsage]
 
 from cluster.runs import RUNS, STOP
 from cluster.store import Store
@@ -93,6 +94,14 @@ class Cooperative:
         self.verdicts.tell(name, why)
 
 
+class _PatientBracket(_Bracket):
+    """Ends nobody at a rung that fewer than ``reduction`` trials have reached: Ray's own ends the second of two."""
+
+    def cutoff(self, recorded: Mapping[str, float]) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return what the next trial must reach; None while it is among the first ``reduction``."""
+        return super().cutoff(recorded) if len(recorded) >= self.rf - 1 else None  # pyright: ignore
+
+
 class Halving(Cooperative, ASHAScheduler):
     """Asynchronous successive halving that kills nothing."""
 
@@ -107,6 +116,7 @@ class Halving(Cooperative, ASHAScheduler):
             grace_period=max(1, round(FULL * grace_frac)),
             reduction_factor=reduction,
         )
+        self._brackets = [_PatientBracket(round(FULL * grace_frac) or 1, BEYOND, reduction, 0)]
 
     def remember(self, trial: str, values: Mapping[int, float]) -> None:
         """Record what an earlier trial reached at each rung."""

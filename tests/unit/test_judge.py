@@ -82,7 +82,7 @@ def losses(trials: int) -> Iterator[tuple[int, float, int]]:
             yield number, (1 + (number * 7919) % 13) / progress, progress
 
 
-def test_halving_stops_exactly_whom_rays_asha_stops(verdicts: Verdicts) -> None:
+def test_halving_stops_exactly_whom_rays_asha_stops_once_a_rung_is_peopled(verdicts: Verdicts) -> None:
     ours = judge(verdicts, grace=0.1)
     assert isinstance(ours, Halving)
     theirs = ASHAScheduler(
@@ -92,6 +92,11 @@ def test_halving_stops_exactly_whom_rays_asha_stops(verdicts: Verdicts) -> None:
     for trial in trials:
         ours.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
         theirs.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
+    for number, start in enumerate((3.0, 5.0)):
+        curve = {progress: start / progress for progress in (100, 300, 900)}
+        ours.remember(str(number), curve)
+        for progress, loss in curve.items():
+            theirs._brackets[0].on_result(Tried(100 + number), progress, -loss)  # pyright: ignore
     stopped: set[int] = set()
     for number, loss, progress in losses(12):
         if number in stopped:
@@ -104,17 +109,25 @@ def test_halving_stops_exactly_whom_rays_asha_stops(verdicts: Verdicts) -> None:
     assert {number for number in range(12) if verdicts.read(f"trials/{number}") == "pruned"} == stopped
 
 
+def test_halving_ends_nobody_before_as_many_as_its_factor_are_at_the_rung(verdicts: Verdicts) -> None:
+    asha = judge(verdicts, grace=0.1)
+    for number, loss in enumerate((1.0, 2.0, 3.0)):
+        trial = Tried(number)
+        asha.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
+        told(asha, trial, 100, loss)
+    assert [verdicts.read(f"trials/{number}") for number in range(3)] == [None, None, "pruned"]
+
+
 def test_a_trial_that_was_told_to_stop_is_not_judged_again(verdicts: Verdicts) -> None:
     asha = judge(verdicts, grace=0.1)
-    good, bad = Tried(0), Tried(1)
-    for trial in (good, bad):
+    bad = Tried(2)
+    for trial in (Tried(0), Tried(1), bad):
         asha.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
-    told(asha, good, 100, 1.0)
-    told(asha, bad, 100, 2.0)
-    assert verdicts.read("trials/1") == "pruned"
-    verdicts.clear("trials/1")
-    assert told(asha, bad, 350, 3.0) == TrialScheduler.CONTINUE
-    assert verdicts.read("trials/1") is None
+        told(asha, trial, 100, 1.0 + trial.number)
+    assert verdicts.read("trials/2") == "pruned"
+    verdicts.clear("trials/2")
+    assert told(asha, bad, 350, 4.0) == TrialScheduler.CONTINUE
+    assert verdicts.read("trials/2") is None
 
 
 def test_reaching_the_full_budget_is_no_reason_to_stop(verdicts: Verdicts) -> None:
