@@ -173,12 +173,13 @@ def test_nobody_is_pruned_where_nobody_shall_be(verdicts: Verdicts) -> None:
 def test_trials_of_an_earlier_session_are_the_yardstick_of_later_ones(verdicts: Verdicts) -> None:
     for mode, good, bad in (("min", 1.0, 2.0), ("max", 2.0, 1.0)):
         asha = judge(verdicts, mode, grace=0.1)
-        asha.remember("trials/0", {100: good, 350: good})
-        trial = Tried(1)
+        for number in range(2):
+            asha.remember(f"trials/{number}", {100: good, 350: good})
+        trial = Tried(2)
         asha.on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
         told(asha, trial, 100, bad)
-        assert verdicts.read("trials/1") == "pruned"
-        verdicts.clear("trials/1")
+        assert verdicts.read("trials/2") == "pruned"
+        verdicts.clear("trials/2")
 
 
 def test_earlier_trials_count_in_the_median_too(verdicts: Verdicts) -> None:
