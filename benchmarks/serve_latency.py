@@ -217,10 +217,8 @@ def measure(url: str, settings: Settings, folder: str, asked: argparse.Namespace
     ratio_row("ledger, median of a request", f"≤ {LEDGER_BAR}", forgetful, kept, "ms", 1000)
     ratio_row("the arm's Serve handle, 16 streams", f"≥ {HANDLE_BAR}", direct, handle, "tokens/s", 1)
     print(f"\nChoice of an arm, p99 of {DECISIONS:,}: {spread(decisions)} µs, asked at most {DECISION_BAR_US:g}.")
-    failed = sum(number for _, number in changes)
-    print(
-        f"\nWeights live under load after {spread([s for s, _ in changes])} s, {failed} requests failed; asked at most {CHANGE_BAR_S:g}, 0."
-    )
+    live, failed = spread([seconds for seconds, _ in changes]), sum(number for _, number in changes)
+    print(f"\nWeights live under load after {live} s (asked at most {CHANGE_BAR_S:g}), {failed} failed (asked: 0).")
 
 
 def streamed(handle: Callable[..., Any], folder: str, repeats: int) -> tuple[list[float], list[float]]:

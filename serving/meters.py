@@ -5,6 +5,8 @@ Labels are arms, experiments and statuses, never units, keys or request ids.
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -17,7 +19,7 @@ class Meters:
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._registry = CollectorRegistry()
-        own = {"registry": self._registry}
+        own: Any = {"registry": self._registry}
         self._requests = Counter("hone_requests", "Requests by how they ended", (*BY_ARM, "status"), **own)
         self._latency = Histogram("hone_latency_seconds", "Whole answers", BY_ARM, buckets=SECONDS, **own)
         self._first = Histogram("hone_first_token_seconds", "Time to first token", BY_ARM, buckets=SECONDS, **own)
