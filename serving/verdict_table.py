@@ -14,7 +14,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         span = summary.interval
         rows.append([arm, str(summary.units), mean, f"[{span.low:.4f}, {span.high:.4f}]" if span else ""])
     effect = verdict.effect
-    difference = "not known yet"
+    difference = "no interval yet"
     if effect.estimate is not None and effect.low is not None and effect.high is not None:
         difference = f"{effect.estimate:+.4f} [{effect.low:+.4f}, {effect.high:+.4f}]"
     guardrails = [
