@@ -6,6 +6,7 @@ caller that closes its connection closes the stream, which frees the place of it
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -26,6 +27,7 @@ from serving.openai_answers import DONE, Wording, error_body, error_line
 from serving.openai_requests import Asked, ChatAsked, TextAsked, asked_of
 
 MOST_BODY_BYTES = 1 << 20
+BODY_S = 30.0
 RETRY_AFTER = {"Retry-After": "1"}
 STATUSES: tuple[tuple[type[HoneError], int, str], ...] = (
     (RequestRefused, 400, "invalid_request_error"),
@@ -37,7 +39,7 @@ STATUSES: tuple[tuple[type[HoneError], int, str], ...] = (
 
 
 class BodyRefused(Exception):
-    """A body that is too large (413) or no JSON object (400)."""
+    """A body that is too large (413), too slow (408) or no JSON object (400)."""
 
     def __init__(self, status: int, what: str) -> None:
         super().__init__(status, what)
@@ -141,10 +143,14 @@ async def _lines(
 async def _json(request: Request) -> dict[str, Any]:
     """Return a request's JSON object, reading no more than a body may have. Raises BodyRefused."""
     found = bytearray()
-    async for part in request.stream():
-        found += part
-        if len(found) > MOST_BODY_BYTES:
-            raise BodyRefused(413, f"the body is larger than {MOST_BODY_BYTES:,} bytes")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                found += part
+                if len(found) > MOST_BODY_BYTES:
+                    raise BodyRefused(413, f"the body is larger than {MOST_BODY_BYTES:,} bytes")
+    except TimeoutError:
+        raise BodyRefused(408, f"the body did not arrive within {BODY_S:g} seconds") from None
     try:
         value = json.loads(bytes(found))
         if b"\\ud" in found.lower():  # the escape of half a character may be half of one

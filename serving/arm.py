@@ -82,10 +82,11 @@ def arm_application(release: Served, capacity: Capacity, num_arms: int, kind: En
 def actor_options(capacity: Capacity, num_arms: int) -> dict[str, float]:
     """Return what a replica asks for: its share of a GPU where there are any, else little of few CPUs or one of many.
 
-    A replica that asks for a twentieth of a CPU leaves room for a training beside it; it uses what is idle.
+    A replica that asks for a twentieth of a CPU leaves room for a training beside it; it uses what is idle. GPUs leave
+    room for one more arm, so that one can be replaced by another that is brought up beside it.
     """
     num_cpus = FEW_CPUS_SHARE if capacity.cpus < FEW_CPUS else 1.0
-    num_gpus = min(1.0, int(100 * capacity.gpus / num_arms) / 100) if capacity.gpus else 0.0
+    num_gpus = min(1.0, int(100 * capacity.gpus / (num_arms + 1)) / 100) if capacity.gpus else 0.0
     return {"num_cpus": num_cpus} | ({"num_gpus": num_gpus} if num_gpus else {})
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from cluster.progress import Progress
 
 DEFAULT_PORT = 8000
+DESIGN_KEYS = ("control", "outcome", "unit", "horizon_h", "missing", "guardrails")
+"""Of an experiment, what is declared at its start."""
 QUIET = {"log_level": "ERROR", "enable_access_log": False}
 
 
@@ -71,6 +73,8 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
         serve.start(http_options={"host": options.host, "port": options.port}, logging_config=QUIET)
         running = set(serve.status().applications)
         before = endpoints.find(store, spec.endpoint)
+        if before is not None:
+            _refuse_another_experiment(before, spec, releases)
         arms = {
             name: _arm(spec.endpoint, name, arm, releases[name], before, running) for name, arm in spec.arms.items()
         }
@@ -86,6 +90,21 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
             raise
         _remove_unused(endpoint, running)
     return endpoint
+
+
+def _refuse_another_experiment(before: Endpoint, spec: ServeSpec, releases: Mapping[str, Served]) -> None:
+    """Raise UsageError where an experiment would go on under its name with other arms or rules: its rows would mix."""
+    old, new = before.experiment, spec.experiment
+    if old is None or new is None or old.name != new.name:
+        return
+    remedy = "Give the experiment a new name: what it has counted so far was made under the old ones."
+    for key in DESIGN_KEYS:
+        if getattr(old, key) != getattr(new, key):
+            raise UsageError(f"experiment.{key} was {getattr(old, key)}, and is now {getattr(new, key)}", remedy)
+    for name in before.arms.keys() & spec.arms.keys():
+        arm, release = before.arms[name], releases[name]
+        if (arm.directory, arm.base, arm.generation) != (release.directory, release.base, spec.arms[name].generation):
+            raise UsageError(f"the arm {name} served {arm.version or arm.release} and would serve another", remedy)
 
 
 def take_down(name: str) -> None:
@@ -135,7 +154,9 @@ def _start_arm(name: str, arm: Arm, release: Served, num_arms: int, options: Opt
     from ray import serve
 
     began_s = time.monotonic()
-    target = arm_application(release, cluster_capacity(), num_arms, options.engine, options.limits)
+    capacity = cluster_capacity()
+    _refuse_without_room(name, actor_options(capacity, num_arms))
+    target = arm_application(release, capacity, num_arms, options.engine, options.limits)
     try:
         serve.run(target, name=arm.application, route_prefix=None, logging_config=QUIET)
     except RuntimeError as error:
@@ -144,6 +165,19 @@ def _start_arm(name: str, arm: Arm, release: Served, num_arms: int, options: Opt
             "Nothing was changed. Mend the release, or serve another.",
         ) from error
     progress.say(f"  arm {name}: {arm.version or arm.release} ready after {time.monotonic() - began_s:.1f} s")
+
+
+def _refuse_without_room(name: str, asked: Mapping[str, float]) -> None:
+    """Raise RunFailed where a replica would wait for room that others hold, which Serve does for ever."""
+    import ray
+
+    free = ray.available_resources()
+    for word, resource in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
+        if asked.get(word, 0.0) > free.get(resource, 0.0) + 1e-6:
+            raise RunFailed(
+                f"the arm {name} needs {asked[word]:g} {resource}, and {free.get(resource, 0.0):g} are free",
+                "Nothing was changed. Wait until something ends, or serve fewer arms.",
+            )
 
 
 def _start_ingress(name: str, settings: Settings, options: Options) -> None:

@@ -27,6 +27,7 @@ from serving.split import exposure_probabilities
 ENDPOINTS = "endpoints"
 MOST_CHANGES = 200
 What = Literal["serve", "split", "promote", "rollback", "ramp"]
+By = Literal["person", "keeper"]
 
 
 class Arm(Record):
@@ -48,6 +49,7 @@ class Change(Record):
     epoch: int
     time_s: float
     what: What
+    by: By = "person"
     why: str = ""
     weights: dict[str, float]
     weights_before: dict[str, float]
@@ -84,6 +86,7 @@ class Endpoint(Record):
         now_s: float,
         why: str = "",
         *,
+        by: By = "person",
         aliases: Mapping[str, str] | None = None,
         aliases_before: Mapping[str, str] | None = None,
     ) -> Self:
@@ -99,7 +102,7 @@ class Endpoint(Record):
         if not any(exposure_probabilities(merged).values()):
             raise UsageError("every arm would have weight 0", "Give at least one arm a weight above 0.")
         arms = {name: arm.model_copy(update={"weight": merged[name]}) for name, arm in self.arms.items()}
-        return self.after(arms, what, now_s, why, aliases=aliases, aliases_before=aliases_before)
+        return self.after(arms, what, now_s, why, by=by, aliases=aliases, aliases_before=aliases_before)
 
     def after(
         self,
@@ -108,6 +111,7 @@ class Endpoint(Record):
         now_s: float,
         why: str = "",
         *,
+        by: By = "person",
         aliases: Mapping[str, str] | None = None,
         aliases_before: Mapping[str, str] | None = None,
     ) -> Self:
@@ -116,6 +120,7 @@ class Endpoint(Record):
             epoch=self.epoch + 1,
             time_s=now_s,
             what=what,
+            by=by,
             why=why,
             weights={name: arm.weight for name, arm in arms.items()},
             weights_before=self.weights,
@@ -180,14 +185,19 @@ def find(store: Store, name: str) -> Endpoint | None:
 
 
 def of_experiment(store: Store, experiment: str) -> Endpoint:
-    """Return the endpoint that runs an experiment. Raises UsageError where none does."""
+    """Return the endpoint that runs an experiment. Raises UsageError where none does, or more than one."""
     running: list[str] = []
+    found: list[Endpoint] = []
     for name in names(store):
         endpoint = read(store, name)
         if endpoint.experiment is not None:
             running.append(endpoint.experiment.name)
-            if endpoint.experiment.name == experiment:
-                return endpoint
+            found += [endpoint] if endpoint.experiment.name == experiment else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        both = " and ".join(endpoint.name for endpoint in found)
+        raise UsageError(f"{experiment} is an experiment of {both}", "Serve all but one under another experiment.name.")
     known = f"There are {', '.join(running)}{did_you_mean(experiment, running)}" if running else "None was served yet."
     raise UsageError(f"there is no experiment {experiment!r}", known)
 

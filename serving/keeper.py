@@ -171,6 +171,9 @@ def _steered(endpoint: str, settings: Settings, progress: Progress) -> None:
     except HoneError as error:
         progress.say(f"{endpoint}: traffic stays as it is: {error.what}")
         return
+    except Exception as error:  # noqa: BLE001 (whatever it is, the endpoint answers on)
+        progress.say(f"{endpoint}: traffic stays as it is: {type(error).__name__}: {error}")
+        return
     if moved is not None:
         for line in moved.lines():
             progress.say(line)

@@ -23,9 +23,14 @@ def verdict_on(experiment: str, settings: Settings, now_s: float) -> tuple[Verdi
     Raises UsageError where no endpoint runs it, StoreError where the ledger cannot be read.
     """
     endpoint = endpoints.of_experiment(Store(settings.home), experiment)
+    return verdict_of_endpoint(endpoint, settings, now_s), endpoint
+
+
+def verdict_of_endpoint(endpoint: Endpoint, settings: Settings, now_s: float) -> Verdict:
+    """Return the verdict on an endpoint's experiment. Raises StoreError where the ledger cannot be read."""
     ledger = Ledger.open(settings)
     try:
-        return verdict_from_ledger(endpoint, ledger, now_s), endpoint
+        return verdict_from_ledger(endpoint, ledger, now_s)
     finally:
         ledger.close()
 

@@ -141,8 +141,8 @@ class Spool:
                 path.unlink()
             except FileNotFoundError:
                 continue  # somebody else has taken it over
-            except (StoreError, OSError) as error:
-                self.last_error = error.what if isinstance(error, StoreError) else str(error)
+            except Exception as error:  # noqa: BLE001 (rows wait on disk, whatever the ledger raises)
+                self.last_error = error.what if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
                 return False
         self.last_error = ""
         return True

@@ -3,11 +3,13 @@
 The policy is pure; the endpoint's keeper asks it every few seconds and acts. A ramp goes one step up when its hours
 have passed since the last change, the split is as recorded and no bound is broken; it never goes down, and it ends at
 its last step. With ``promote: auto`` a decision to promote or to roll back is carried out, with the verdict's reason.
-Without it a person decides.
+Without it a person decides. What a person did stands: after a person's rollback or promotion, or where one took the
+challenger off, nothing gives it traffic again until the endpoint is served anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,9 +47,17 @@ def move_of(endpoint: Endpoint, verdict: Verdict, now_s: float) -> Move | None:
         for arm, ruling in verdict.effects.items():
             if ruling.decision == "rollback" and shares.get(arm, 0.0) > 0:
                 return Move("take off", ruling.reason, arm)
-        if verdict.decision == "promote" and shares.get(verdict.arm, 0.0) < 1:
+        if verdict.decision == "promote" and shares.get(verdict.arm, 0.0) < 1 and not _is_settled(endpoint, shares):
             return Move("promote", verdict.reason, verdict.arm)
-    return _step(endpoint, verdict, shares, now_s)
+    return None if _is_settled(endpoint, shares) else _step(endpoint, verdict, shares, now_s)
+
+
+def _is_settled(endpoint: Endpoint, shares: Mapping[str, float]) -> bool:
+    """Return whether a person's last word was that challengers shall have no more than they have."""
+    assert endpoint.experiment is not None
+    last = endpoint.history[-1]
+    has_traffic = any(share > 0 for arm, share in shares.items() if arm != endpoint.experiment.control)
+    return last.by == "person" and (last.what in ("rollback", "promote") or (last.what == "split" and not has_traffic))
 
 
 def _step(endpoint: Endpoint, verdict: Verdict, shares: dict[str, float], now_s: float) -> Move | None:

@@ -16,8 +16,8 @@ from cluster.registry import CHAMPION, Registry
 from cluster.session import Settings
 from cluster.store import Store
 from serving import endpoint as endpoints
-from serving.endpoint import Endpoint, What
-from serving.results import verdict_on
+from serving.endpoint import By, Endpoint, What
+from serving.results import verdict_of_endpoint, verdict_on
 from serving.split import exposure_probabilities
 from serving.steering import is_steered, move_of
 
@@ -63,7 +63,9 @@ def promote(experiment: str, arm: str | None, settings: Settings, clock: Clock =
     return promoted(endpoints.of_experiment(Store(settings.home), experiment), arm, why, settings, clock)
 
 
-def promoted(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock: Clock = time.time) -> Traffic:
+def promoted(
+    endpoint: Endpoint, arm: str, why: str, settings: Settings, clock: Clock = time.time, *, by: By = "person"
+) -> Traffic:
     """Give an arm all traffic, and its version its model's alias."""
     if arm not in endpoint.arms:
         raise UsageError(f"{endpoint.name} has no arm {arm!r}", f"The arms are {', '.join(endpoint.arms)}.")
@@ -71,7 +73,10 @@ def promoted(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock: 
     aliases = {} if version is None else {version.partition("@")[0]: version}
     weights = {name: 100.0 if name == arm else 0.0 for name in endpoint.arms}
     with _aliased(aliases, settings) as before:
-        return _told(_weighted(endpoint.name, weights, "promote", why, settings, clock, aliases, before))
+        moved = _weighted(
+            endpoint, weights, "promote", why, settings, clock, by=by, aliases=aliases, aliases_before=before
+        )
+        return _told(moved)
 
 
 def rollback(name: str, settings: Settings, clock: Clock = time.time) -> Traffic:
@@ -87,7 +92,7 @@ def taken_off(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock:
     weights = endpoint.weights | {arm: 0.0}
     if endpoint.experiment is not None and not any(weights.values()):
         weights[endpoint.experiment.control] = 100.0
-    return _told(_weighted(endpoint.name, weights, "rollback", why, settings, clock, {}, {}))
+    return _told(_weighted(endpoint, weights, "rollback", why, settings, clock, by="keeper"))
 
 
 def steer(name: str, settings: Settings, clock: Clock = time.time) -> Traffic | None:
@@ -95,31 +100,37 @@ def steer(name: str, settings: Settings, clock: Clock = time.time) -> Traffic | 
     endpoint = endpoints.read(Store(settings.home), name)
     if not is_steered(endpoint) or endpoint.experiment is None:
         return None
-    verdict, endpoint = verdict_on(endpoint.experiment.name, settings, clock())
+    verdict = verdict_of_endpoint(endpoint, settings, clock())
     move = move_of(endpoint, verdict, clock())
     if move is None:
         return None
     if move.kind == "promote":
-        return promoted(endpoint, move.arm, move.why, settings, clock)
+        return promoted(endpoint, move.arm, move.why, settings, clock, by="keeper")
     if move.kind == "take off":
         return taken_off(endpoint, move.arm, move.why, settings, clock)
-    return _told(_weighted(name, dict(move.weights), "ramp", move.why, settings, clock, {}, {}))
+    return _told(_weighted(endpoint, dict(move.weights), "ramp", move.why, settings, clock, by="keeper"))
 
 
 def _weighted(
-    name: str,
+    seen: Endpoint,
     weights: Mapping[str, float],
     what: What,
     why: str,
     settings: Settings,
     clock: Clock,
-    aliases: Mapping[str, str],
-    aliases_before: Mapping[str, str],
+    *,
+    by: By,
+    aliases: Mapping[str, str] | None = None,
+    aliases_before: Mapping[str, str] | None = None,
 ) -> Endpoint:
-    def edit(old: Endpoint) -> Endpoint:
-        return old.weighted(weights, what, clock(), why, aliases=aliases, aliases_before=aliases_before)
+    """Set weights that were decided on the endpoint as it was ``seen``. Raises UsageError where it changed since."""
 
-    return endpoints.change(Store(settings.home), name, edit)
+    def edit(old: Endpoint) -> Endpoint:
+        if old.epoch != seen.epoch:
+            raise UsageError(f"{seen.name} was changed meanwhile (epoch {old.epoch})", "Look at it, and try again.")
+        return old.weighted(weights, what, clock(), why, by=by, aliases=aliases, aliases_before=aliases_before)
+
+    return endpoints.change(Store(settings.home), seen.name, edit)
 
 
 @contextmanager

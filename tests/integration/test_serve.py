@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ import openai
 import pytest
 
 from cluster.cli import main
-from cluster.errors import RunFailed
+from cluster.errors import RunFailed, UsageError
 from cluster.progress import Progress
 from cluster.serve_file import load_serve
 from cluster.session import Settings
@@ -232,7 +233,18 @@ def test_a_third_arm_joins_and_leaves_without_touching_the_others(up: Up, home: 
     assert up.chat().status_code == 200
 
 
+def test_an_experiment_keeps_its_arms_and_rules(up: Up, tmp_path: Path):
+    text = up.file.read_text()
+    with pytest.raises(UsageError, match="horizon_h"):
+        up.change(text.replace("horizon_h: 0.0003", "horizon_h: 1"))
+    other = write_base(tmp_path / "third", seed=2)
+    with pytest.raises(UsageError, match="the arm new"):
+        up.change(re.sub(r'(new: {release: "base:)[^"]*', rf"\g<1>{other}", text))
+
+
 def test_a_broken_release_is_rolled_back_by_itself(up: Up, tmp_path: Path, tiny_base: Path):
+    from ray import serve
+
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in tiny_base.iterdir():
@@ -244,3 +256,4 @@ def test_a_broken_release_is_rolled_back_by_itself(up: Up, tmp_path: Path, tiny_
     time.sleep(1)
     answer = up.chat()
     assert (answer.status_code, int(answer.headers["x-hone-epoch"])) == (200, epoch)
+    assert set(serve.status().applications) == {"support", "support--old", "support--new"}

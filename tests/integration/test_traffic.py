@@ -78,3 +78,12 @@ def test_a_reference_is_settled_when_it_is_served(settings: Settings, tmp_path: 
     for wrong in ("m@9", "n@champion", str(tmp_path / "nothing"), f"base:{tmp_path}/nothing", "./nothing@1"):
         with pytest.raises(UsageError):
             served(wrong, settings)
+
+
+def test_what_was_decided_on_another_state_is_not_done(settings: Settings):
+    seen = endpoints.read(Store(settings.home), "support")
+    traffic.split("support", {"b": 0}, settings)
+    with pytest.raises(UsageError, match="changed meanwhile"):
+        traffic.promoted(seen, "b", "the verdict", settings, by="keeper")
+    assert Registry(settings).champion("m") == "m@1"
+    assert endpoints.read(Store(settings.home), "support").weights == {"a": 90.0, "b": 0.0}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from cluster.errors import GenerationFailed, NotServing, Overloaded, RequestRefused
+from serving import app
 from serving.app import MOST_BODY_BYTES
 from serving.callers import Keys, hashed
 from tests.endpoints import Local, ToldArm, endpoint
@@ -270,6 +272,22 @@ def test_an_unknown_path_is_an_error_in_openais_shape():
 
 def test_models_lists_the_endpoint():
     assert [model["id"] for model in got(Local(endpoint(a=1)), "/v1/models").json()["data"]] == ["support"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(app, "BODY_S", 0.05)
+    local = Local(endpoint(a=1))
+
+    async def half() -> AsyncGenerator[bytes]:
+        yield b'{"model"'
+        await asyncio.sleep(5)
+
+    async def send() -> Any:
+        async with local.client() as client:
+            return await client.post("/v1/chat/completions", content=half())
+
+    answer = asyncio.run(send())
+    assert (answer.status_code, local.rows) == (408, [])
 
 
 def test_a_shadow_answers_too_unseen_and_counts_for_no_experiment():

@@ -21,6 +21,14 @@ def test_a_document_is_read_back_equal(tmp_path: Path):
     assert endpoints.of_experiment(store, "v2") == made
 
 
+def test_an_experiment_of_two_endpoints_is_nobodys(tmp_path: Path):
+    store, made = Store(str(tmp_path)), endpoint(a=50, b=50)
+    endpoints.write(store, made)
+    endpoints.write(store, made.model_copy(update={"name": "staging"}))
+    with pytest.raises(UsageError, match="staging and support"):
+        endpoints.of_experiment(store, "v2")
+
+
 def test_weights_change_in_one_epoch_and_those_not_named_stay():
     after = endpoint(a=50, b=50).weighted({"b": 10}, "split", 2.0)
     assert (after.epoch, after.weights) == (2, {"a": 50, "b": 10})

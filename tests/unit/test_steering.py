@@ -59,6 +59,19 @@ def test_decisions_are_acted_on_only_where_the_experiment_says_so():
     assert move_of(steered(0, promote="auto"), verdict("rollback"), 2.0) is None, "it has no traffic any more"
 
 
+@pytest.mark.parametrize(("what", "weights"), [("rollback", {}), ("promote", {"b": 0}), ("split", {"b": 0})])
+def test_what_a_person_took_from_an_arm_nothing_gives_back(what: Any, weights: dict[str, float]):
+    for made in (steered(50, promote="auto"), steered(50, ramp=[10.0, 80.0])):
+        moved = made.weighted(weights, what, 2.0)
+        assert move_of(moved, verdict("promote"), 99 * HOUR_S) is None
+        assert move_of(made.weighted(weights, what, 2.0, by="keeper"), verdict("promote"), 99 * HOUR_S) is not None
+
+
+def test_a_person_who_only_moves_weights_leaves_the_verdict_in_charge():
+    made = steered(10, promote="auto").weighted({"b": 30}, "split", 2.0)
+    assert move_of(made, verdict("promote"), 3.0) == Move("promote", "because", "b")
+
+
 def test_only_ramps_and_automatic_experiments_are_steered():
     assert [is_steered(e) for e in (endpoint(a=1), steered(1), steered(1, promote="auto"), steered(1, ramp=[5.0]))] == [
         False, False, True, True,
