@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +189,7 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @contextmanager
-def leaving_nothing_behind() -> Iterator[None]:
+def leaving_nothing_behind() -> Generator[None]:
     """After the block no Ray process is there that was not there before it."""
     before = set(ray_pids())
     yield

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import StringIO
@@ -38,7 +38,7 @@ arms:
   new: {{release: "base:{new}", weight: 50, generation: {{max_tokens: 8}}}}
 experiment: {{name: v2, control: old, horizon_h: 0.0003}}
 """
-TURN = [{"role": "user", "content": "please help the invoice"}]
+TURN: Any = [{"role": "user", "content": "please help the invoice"}]
 
 
 def free_port() -> int:
@@ -73,7 +73,7 @@ class Up:
 
 
 @contextmanager
-def served_pair(base: Path, directory: Path, db: str | None = None) -> Iterator[Up]:
+def served_pair(base: Path, directory: Path, db: str | None = None) -> Generator[Up]:
     """Two arms of different tiny models behind an endpoint, in the Ray of this process."""
     from ray import serve
 
@@ -107,7 +107,7 @@ def home(up: Up, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_openais_client_chats_streams_and_lists_models(up: Up):
     client = up.client()
-    whole = client.chat.completions.create(model="support", messages=TURN, user="ann", seed=1, logprobs=True)  # type: ignore
+    whole = client.chat.completions.create(model="support", messages=TURN, user="ann", seed=1, logprobs=True)
     assert whole.usage is not None
     assert 1 <= whole.usage.completion_tokens <= 8
     assert whole.choices[0].finish_reason in ("stop", "length")
@@ -117,7 +117,7 @@ def test_openais_client_chats_streams_and_lists_models(up: Up):
         messages=TURN,
         user="ann",
         stream=True,
-        stream_options={"include_usage": True},  # type: ignore
+        stream_options={"include_usage": True},
     )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -126,13 +126,13 @@ def test_openais_client_chats_streams_and_lists_models(up: Up):
     plain = client.completions.create(model="support", prompt="please help", max_tokens=3, n=2)
     assert len(plain.choices) == 2
     assert [model.id for model in client.models.list()] == ["support"]
-    raw = client.chat.completions.with_raw_response.create(model="support", messages=TURN, user="ann")  # type: ignore
+    raw = client.chat.completions.with_raw_response.create(model="support", messages=TURN, user="ann")
     assert raw.headers["x-hone-experiment"] == "v2"
     assert raw.headers["x-hone-request-id"] == raw.parse().id
     with pytest.raises(openai.BadRequestError, match="max_tokens"):
-        client.chat.completions.create(model="support", messages=TURN, max_tokens=127)  # type: ignore
+        client.chat.completions.create(model="support", messages=TURN, max_tokens=127)
     with pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="other", messages=TURN)  # type: ignore
+        client.chat.completions.create(model="other", messages=TURN)
 
 
 def test_feedback_reaches_the_verdict(up: Up, home: Path, capsys: pytest.CaptureFixture[str]):
