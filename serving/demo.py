@@ -46,7 +46,7 @@ def serve_and_decide(base: str, version: str, prepared: Path, settings: Settings
         bring_up(_spec(base, version, experiment), settings, Options(port=port), progress)
         try:
             replayed = replay(f"http://{LOOPBACK}:{port}", users, max_tokens=16, prefix=f"user-{time.time_ns()}")
-            time.sleep(HORIZON_S + LATE_S)
+            time.sleep(HORIZON_S + 2 * LATE_S)
             verdict, _ = verdict_on(experiment, settings, time.time())
             moved = promote(experiment, None, settings).lines() if verdict.decision == "promote" else []
         finally:

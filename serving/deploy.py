@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from cluster.progress import Progress
 
 DEFAULT_PORT = 8000
+GONE = ("NOT_STARTED", "DEPLOY_FAILED", "DELETING")
+"""States of an application that Serve lists and that answers nobody, now or later."""
 DESIGN_KEYS = ("control", "outcome", "unit", "horizon_h", "missing", "guardrails")
 """Of an experiment, what is declared at its start."""
 QUIET = {"log_level": "ERROR", "enable_access_log": False}
@@ -71,7 +73,7 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
     releases = {name: served(arm.release, settings) for name, arm in spec.arms.items()}
     with _quiet():
         serve.start(http_options={"host": options.host, "port": options.port}, logging_config=QUIET)
-        running = set(serve.status().applications)
+        running = {name for name, found in serve.status().applications.items() if found.status not in GONE}
         before = endpoints.find(store, spec.endpoint)
         if before is not None:
             _refuse_another_experiment(before, spec, releases)
@@ -79,6 +81,7 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
             name: _arm(spec.endpoint, name, arm, releases[name], before, running) for name, arm in spec.arms.items()
         }
         fresh = {name: arm for name, arm in arms.items() if arm.application not in running}
+        started = {arm.application for arm in fresh.values()} | ({spec.endpoint} - running)
         try:
             for name, arm in fresh.items():
                 _start_arm(name, arm, releases[name], len(arms), options, progress)
@@ -86,7 +89,8 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
             if spec.endpoint not in running:
                 _start_ingress(spec.endpoint, settings, options)
         except BaseException:
-            _drain({arm.application for arm in fresh.values()} & set(serve.status().applications))
+            endpoints.restore(store, spec.endpoint, before)
+            _drain(started & set(serve.status().applications))
             raise
         _remove_unused(endpoint, running)
     return endpoint

@@ -214,6 +214,14 @@ def write(store: Store, endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
+def restore(store: Store, name: str, before: Endpoint | None) -> None:
+    """Put a document back as it was ``before`` a change that failed; None: there was none."""
+    if before is not None:
+        write(store, before)
+    elif store.exists(ENDPOINTS, f"{name}.json"):
+        store.remove(ENDPOINTS, f"{name}.json")
+
+
 @contextmanager
 def _alone(store: Store, name: str) -> Generator[None]:
     if not store.is_local:

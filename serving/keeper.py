@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from pydantic import Field
 
 from cluster.errors import HoneError, RunFailed, UsageError
 from cluster.records import Record
@@ -55,6 +56,8 @@ class Kept(Record):
     url: str
     ray_address: str
     owner: Owner
+    keys: str = Field(description="a mark of the keys that it accepts")
+    engine: str
 
 
 class Serving(Record):
@@ -86,6 +89,7 @@ def serve(
     store = Store(settings.home)
     kept = find_kept(store, spec.endpoint)
     if kept is not None:
+        _refuse_other_options(kept, options)
         with environment(TOKEN), ray_session(address=kept.ray_address):
             announce(_serving(bring_up(spec, settings, options, progress), kept.url))
         return
@@ -189,6 +193,8 @@ def _claim(store: Store, endpoint: Endpoint, options: Options) -> Kept:
         url=f"http://{options.host}:{options.port}",
         ray_address=ray.get_runtime_context().gcs_address,
         owner=owner,
+        keys=options.keys.mark,
+        engine=options.engine,
     )
     store.put_json(kept.model_dump(mode="json"), CLUSTERS, f"{endpoint.name}.json")
     return kept
@@ -197,6 +203,21 @@ def _claim(store: Store, endpoint: Endpoint, options: Options) -> Kept:
 def _serving(endpoint: Endpoint, url: str) -> Serving:
     arms = {name: arm.version or arm.release for name, arm in endpoint.arms.items()}
     return Serving(endpoint=endpoint.name, url=url, epoch=endpoint.epoch, arms=arms, weights=endpoint.weights)
+
+
+def _refuse_other_options(kept: Kept, options: Options) -> None:
+    """Raise UsageError where a running endpoint would have to begin anew to be served like this."""
+    asked = f"http://{options.host}:{options.port}"
+    for what, is_same in (
+        (f"at {asked}", asked in (kept.url, f"http://{Options().host}:{Options().port}")),
+        (f"with the engine {options.engine}", options.engine == kept.engine),
+        ("with these API keys", options.keys.mark == kept.keys),
+    ):
+        if not is_same:
+            raise UsageError(
+                f"{kept.endpoint} runs already at {kept.url}, and not {what}",
+                f"hone stop {kept.endpoint}, then serve it again; or leave this as it is.",
+            )
 
 
 def _refuse_taken(options: Options) -> None:

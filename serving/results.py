@@ -14,7 +14,7 @@ from serving.ledger import Ledger
 from serving.verdict import Verdict, verdict_of
 
 LATE_S = 2.0
-"""Rows reach the ledger a fraction of a second after they are taken; a verdict looks this far back."""
+"""Rows reach the ledger a fraction of a second after a request has ended."""
 
 
 def verdict_on(experiment: str, settings: Settings, now_s: float) -> tuple[Verdict, Endpoint]:
@@ -36,10 +36,15 @@ def verdict_of_endpoint(endpoint: Endpoint, settings: Settings, now_s: float) ->
 
 
 def verdict_from_ledger(endpoint: Endpoint, ledger: Ledger, now_s: float) -> Verdict:
-    """Return the verdict on an endpoint's experiment, as its rows stood some seconds ago."""
+    """Return the verdict on an endpoint's experiment, as its rows stood some seconds ago.
+
+    A request's row is written when it ends, and failures end first: so a verdict looks back as far as the slowest
+    request took, or it would see the quick ones of the last seconds only.
+    """
     design = design_from(endpoint)
-    rows = ledger.exposures(endpoint.name, design.experiment)
-    return verdict_of(rows, ledger.outcomes(endpoint.name, design.experiment), design, now_s - LATE_S)
+    rows = list(ledger.exposures(endpoint.name, design.experiment))
+    late_s = LATE_S + max((row.latency_s or 0.0 for row in rows), default=0.0)
+    return verdict_of(rows, ledger.outcomes(endpoint.name, design.experiment), design, now_s - late_s)
 
 
 def design_from(endpoint: Endpoint) -> Design:

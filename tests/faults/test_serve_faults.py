@@ -14,8 +14,9 @@ import pytest
 
 from cluster.session import ray_session
 from serving.ledger import Ledger
+from serving.ledger_rows import Exposure
 from tests.faults.conftest import leaving_nothing_behind
-from tests.integration.test_serve import Up, served_pair
+from tests.integration.test_serve import ADMIN, Up, served_pair
 from tests.tiny import write_base
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -104,6 +105,7 @@ def test_what_an_ingress_took_before_it_was_killed_is_in_the_ledger(up: Up):
     said = [up.chat(user=f"kept {number}", max_tokens=1).headers["x-hone-request-id"] for number in range(20)]
     kill(INGRESS)
     answered_again(up)
+    kept: set[str] = set()
     deadline_s = time.monotonic() + 20
     while time.monotonic() < deadline_s:
         ledger = Ledger.open(up.settings)
@@ -118,19 +120,23 @@ def test_what_an_ingress_took_before_it_was_killed_is_in_the_ledger(up: Up):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_is_recorded_and_its_place_is_free(up: Up, stream: bool):
     body = {"messages": [{"role": "user", "content": "please"}], "max_tokens": 100, "stream": stream, "n": 4}
-    user = f"gone {stream}"
+    began_s, url = time.time(), f"{up.url}/v1/chat/completions"
     if stream:
-        with httpx.stream("POST", f"{up.url}/v1/chat/completions", json=body | {"user": user}, timeout=30) as answer:
+        with httpx.stream("POST", url, json=body, timeout=30) as answer:
             next(answer.iter_lines())
     else:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{up.url}/v1/chat/completions", json=body | {"user": user}, timeout=0.05)
-    assert up.chat(user="someone else", max_tokens=1).status_code == 200
+            httpx.post(url, json=body, timeout=0.05)
+    for arm in ("old", "new"):
+        headers = {"x-hone-arm": arm, "authorization": f"Bearer {ADMIN}"}
+        assert up.chat(headers=headers, max_tokens=1).status_code == 200
     deadline_s = time.monotonic() + 20
-    statuses: list[str] = []
-    while time.monotonic() < deadline_s and "cancelled" not in statuses:
+    rows: list[Exposure] = []
+    while time.monotonic() < deadline_s and not rows:
         time.sleep(0.5)
         ledger = Ledger.open(up.settings)
-        statuses = [row.status for row in ledger.exposures("support") if row.tokens_out < 400][-3:]
+        rows = [row for row in ledger.exposures("support", since_s=began_s) if not row.forced]
         ledger.close()
-    assert "cancelled" in statuses
+    (row,) = rows
+    assert row.status == "cancelled"
+    assert row.tokens_out < 400

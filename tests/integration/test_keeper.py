@@ -48,6 +48,9 @@ def test_a_detached_endpoint_is_changed_and_stopped_by_other_processes(tmp_path:
         asked = {"messages": TURN, "max_tokens": 2}
         assert httpx.post(f"{up['url']}/v1/chat/completions", json=asked, timeout=30).status_code == 200
         assert hone(home, "serve", str(file), "--port", str(port), "--detach")[0] == 2, "it runs already"
+        code, _, err = hone(home, "serve", str(file), "--port", str(port + 1))
+        assert code == 2
+        assert "hone stop support" in err
         file.write_text(
             file.read_text().replace("experiment:", f'  third: {{release: "base:{tiny_base}"}}\nexperiment:')
         )

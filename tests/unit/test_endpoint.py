@@ -21,6 +21,16 @@ def test_a_document_is_read_back_equal(tmp_path: Path):
     assert endpoints.of_experiment(store, "v2") == made
 
 
+def test_a_change_that_failed_leaves_the_document_as_it_was(tmp_path: Path):
+    store, made = Store(str(tmp_path)), endpoint(a=50, b=50)
+    endpoints.write(store, made)
+    endpoints.restore(store, "support", None)
+    assert endpoints.find(store, "support") is None
+    endpoints.restore(store, "support", None)
+    endpoints.restore(store, "support", made)
+    assert endpoints.read(store, "support") == made
+
+
 def test_an_experiment_of_two_endpoints_is_nobodys(tmp_path: Path):
     store, made = Store(str(tmp_path)), endpoint(a=50, b=50)
     endpoints.write(store, made)
