@@ -104,6 +104,12 @@ class Endpoint(Record):
         arms = {name: arm.model_copy(update={"weight": merged[name]}) for name, arm in self.arms.items()}
         return self.after(arms, what, now_s, why, by=by, aliases=aliases, aliases_before=aliases_before)
 
+    def without(self, undone: Change | None) -> Self:
+        """Return the same endpoint with one change of its history marked as taken back."""
+        epoch = None if undone is None else undone.epoch
+        history = [one.model_copy(update={"undone": one.undone or one.epoch == epoch}) for one in self.history]
+        return self.model_copy(update={"history": history})
+
     def after(
         self,
         arms: Mapping[str, Arm],
@@ -139,16 +145,20 @@ def last_change(endpoint: Endpoint) -> Change:
     raise UsageError(f"{endpoint.name} has no change to take back", "hone split sets weights.")
 
 
+def promotion_of(endpoint: Endpoint, arm: str) -> Change | None:
+    """Return the change that made an arm's version a champion, if that was not taken back since."""
+    version = endpoint.arms[arm].version
+    for change in reversed(endpoint.history):
+        if change.what == "promote" and not change.undone and version in change.aliases.values():
+            return change
+    return None
+
+
 def rolled_back(endpoint: Endpoint, now_s: float, why: str = "") -> Endpoint:
     """Return the endpoint with the weights before its last change; arms that came since keep theirs."""
     undone = last_change(endpoint)
     weights = {arm: weight for arm, weight in undone.weights_before.items() if arm in endpoint.arms}
-    history = [
-        change.model_copy(update={"undone": True}) if change.epoch == undone.epoch else change
-        for change in endpoint.history
-    ]
-    marked = endpoint.model_copy(update={"history": history})
-    return marked.weighted(
+    return endpoint.without(undone).weighted(
         weights,
         "rollback",
         now_s,

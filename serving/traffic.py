@@ -88,11 +88,18 @@ def rollback(name: str, settings: Settings, clock: Clock = time.time) -> Traffic
 
 
 def taken_off(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock: Clock = time.time) -> Traffic:
-    """Give an arm no more traffic; where nobody else had any, the control gets it."""
+    """Give an arm no more traffic, and its alias back; where nobody else had any traffic, the control gets it."""
     weights = endpoint.weights | {arm: 0.0}
     if endpoint.experiment is not None and not any(weights.values()):
         weights[endpoint.experiment.control] = 100.0
-    return _told(_weighted(endpoint, weights, "rollback", why, settings, clock, by="keeper"))
+    promotion = endpoints.promotion_of(endpoint, arm)
+    aliases = {} if promotion is None else promotion.aliases_before
+    with _aliased(aliases, settings) as before:
+        seen = endpoint.without(promotion)
+        moved = _weighted(
+            seen, weights, "rollback", why, settings, clock, by="keeper", aliases=aliases, aliases_before=before
+        )
+        return _told(moved)
 
 
 def steer(name: str, settings: Settings, clock: Clock = time.time) -> Traffic | None:
@@ -128,7 +135,7 @@ def _weighted(
     def edit(old: Endpoint) -> Endpoint:
         if old.epoch != seen.epoch:
             raise UsageError(f"{seen.name} was changed meanwhile (epoch {old.epoch})", "Look at it, and try again.")
-        return old.weighted(weights, what, clock(), why, by=by, aliases=aliases, aliases_before=aliases_before)
+        return seen.weighted(weights, what, clock(), why, by=by, aliases=aliases, aliases_before=aliases_before)
 
     return endpoints.change(Store(settings.home), seen.name, edit)
 

@@ -87,3 +87,14 @@ def test_what_was_decided_on_another_state_is_not_done(settings: Settings):
         traffic.promoted(seen, "b", "the verdict", settings, by="keeper")
     assert Registry(settings).champion("m") == "m@1"
     assert endpoints.read(Store(settings.home), "support").weights == {"a": 90.0, "b": 0.0}
+
+
+def test_an_arm_that_is_taken_off_loses_what_its_promotion_gave_it(settings: Settings):
+    traffic.promote("v2", "a", settings)
+    promoted = traffic.promoted(endpoints.read(Store(settings.home), "support"), "b", "won", settings, by="keeper")
+    assert promoted.aliases == {"m": "m@2"}
+    moved = traffic.taken_off(endpoints.read(Store(settings.home), "support"), "b", "it failed", settings)
+    assert (moved.weights, moved.aliases) == ({"a": 100.0, "b": 0.0}, {"m": "m@1"})
+    assert Registry(settings).champion("m") == "m@1"
+    history = endpoints.read(Store(settings.home), "support").history
+    assert [(change.what, change.undone) for change in history[-2:]] == [("promote", True), ("rollback", False)]
