@@ -7,6 +7,7 @@ takes the endpoint's Ray with it; nothing is left running that nobody keeps.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ from serving.deploy import Options, bring_up, take_down
 from serving.traffic import steer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from cluster.progress import Progress
     from cluster.serve_spec import ServeSpec
@@ -45,6 +46,7 @@ TOKEN = {"RAY_AUTH_MODE": "token"}
 LOOK_S = 0.2
 STEER_EVERY_S = 5.0
 START_S = 600.0
+ASKED_S = 20.0
 STOP_S = 400.0
 """Longer than an arm's grace."""
 
@@ -96,7 +98,8 @@ def serve(
     _refuse_taken(options)
     stopping = threading.Event()
     own = TOKEN if settings.ray_address is None else {}
-    with stop_on_signal(stopping.set), environment(own), ray_session(address=settings.ray_address):
+    alone = _alone(store, spec.endpoint)
+    with alone, stop_on_signal(stopping.set), environment(own), ray_session(address=settings.ray_address):
         endpoint = bring_up(spec, settings, options, progress)
         try:
             kept = _claim(store, endpoint, options)
@@ -128,15 +131,27 @@ def detach(endpoint: str, arguments: Sequence[str], settings: Settings) -> Servi
             start_new_session=True,
         )
     deadline_s = time.monotonic() + START_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        kept = find_kept(store, endpoint)
-        if kept is not None and kept.owner.pid == process.pid:
-            return _serving(endpoints.read(store, endpoint), kept.url)
-        time.sleep(LOOK_S)
-    if process.poll() is None:
-        process.terminate()
+    try:
+        while time.monotonic() < deadline_s and process.poll() is None:
+            kept = find_kept(store, endpoint)
+            if kept is not None and kept.owner.pid == process.pid:
+                return _serving(endpoints.read(store, endpoint), kept.url)
+            time.sleep(LOOK_S)
+    except BaseException:
+        _end(process)
+        raise
+    _end(process)
     tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-5:])
     raise RunFailed(f"{endpoint} did not come up: {tail}", f"See {log}.")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a keeper that does not come up: its first signal asks, its second one leaves."""
+    for _ in range(2):
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ASKED_S)
 
 
 def stop(endpoint: str, settings: Settings) -> None:
@@ -181,6 +196,22 @@ def _steered(endpoint: str, settings: Settings, progress: Progress) -> None:
     if moved is not None:
         for line in moved.lines():
             progress.say(line)
+
+
+@contextmanager
+def _alone(store: Store, endpoint: str) -> Generator[None]:
+    """Be the only keeper of an endpoint on this machine. Raises UsageError where another one is there."""
+    if not store.is_local:
+        yield
+        return
+    path = Path(store.path(CLUSTERS)) / f".{endpoint}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is starting {endpoint}", "Wait until it answers.") from None
+        yield
 
 
 def _claim(store: Store, endpoint: Endpoint, options: Options) -> Kept:
