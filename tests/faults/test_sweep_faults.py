@@ -168,7 +168,8 @@ sys.exit(code)
 def test_trials_of_two_workers_on_two_processors_end_with_and_without_a_dashboard(sweep: Job, dashboard: bool) -> None:
     """What hung for ever when pruned trials were killed (ray#54305): every processor is taken by a pruned trial."""
     home = sweep.folder / f"dashboard-{dashboard}"
-    settings = ["cluster.workers=2", "train.epochs=4", "sweep.prune=asha", "sweep.trials=3", "sweep.grace=0.4"]
+    asha = ["sweep.prune=asha", "sweep.trials=4", "sweep.grace=0.4", "sweep.reduction=2"]
+    settings = ["cluster.workers=2", "train.epochs=4", *asha]
     arguments = ["sweep", str(sweep.path), "--json", *(part for text in settings for part in ("--set", text))]
     done = subprocess.run(
         [sys.executable, "-c", UNDER_A_RAY.format(dashboard=dashboard), *arguments],
@@ -180,6 +181,6 @@ def test_trials_of_two_workers_on_two_processors_end_with_and_without_a_dashboar
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["trials"], found["failed"]) == (3, 0)
+    assert (found["trials"], found["failed"]) == (4, 0)
     # A trial of two seconds may end before it has read its verdict.
     assert any(home.glob("runs/*/trials/*/stop.json")), "none was judged worse"
