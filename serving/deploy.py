@@ -87,9 +87,8 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
                 _start_arm(name, arm, releases[name], len(arms), options, progress)
             endpoint = _written(store, spec, arms, before)
             if spec.endpoint not in running:
-                _start_ingress(spec.endpoint, settings, options)
+                _start_ingress(spec.endpoint, settings, options, before)
         except BaseException:
-            endpoints.restore(store, spec.endpoint, before)
             _drain(started & set(serve.status().applications))
             raise
         _remove_unused(endpoint, running)
@@ -184,15 +183,19 @@ def _refuse_without_room(name: str, asked: Mapping[str, float]) -> None:
             )
 
 
-def _start_ingress(name: str, settings: Settings, options: Options) -> None:
+def _start_ingress(name: str, settings: Settings, options: Options, before: Endpoint | None) -> None:
+    """Deploy the ingress; where that fails the document is again what it was ``before``."""
     from ray import serve
 
     num_cpus = actor_options(cluster_capacity(), 1)["num_cpus"]
     target = ingress_application(name, settings, options.keys, {"num_cpus": num_cpus})
     try:
         serve.run(target, name=name, route_prefix="/", logging_config=QUIET)
-    except RuntimeError as error:
-        raise RunFailed(f"the endpoint did not start: {_reason(name, error)}", "See the Ray logs.") from error
+    except BaseException as error:
+        endpoints.restore(Store(settings.home), name, before)
+        if isinstance(error, RuntimeError):
+            raise RunFailed(f"the endpoint did not start: {_reason(name, error)}", "See the Ray logs.") from error
+        raise
 
 
 def _written(store: Store, spec: ServeSpec, arms: Mapping[str, Arm], before: Endpoint | None) -> Endpoint:

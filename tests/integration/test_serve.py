@@ -23,6 +23,9 @@ from cluster.errors import RunFailed, UsageError
 from cluster.progress import Progress
 from cluster.serve_file import load_serve
 from cluster.session import Settings
+from cluster.store import Store
+from serving import endpoint as endpoints
+from serving import traffic
 from serving.callers import Keys, hashed
 from serving.deploy import Options, bring_up, take_down
 from serving.engine import Limits
@@ -242,17 +245,32 @@ def test_an_experiment_keeps_its_arms_and_rules(up: Up, tmp_path: Path):
         up.change(re.sub(r'(new: {release: "base:)[^"]*', rf"\g<1>{other}", text))
 
 
-def test_a_broken_release_is_rolled_back_by_itself(up: Up, tmp_path: Path, tiny_base: Path):
-    from ray import serve
-
+@pytest.fixture
+def with_a_broken_arm(up: Up, tmp_path: Path, tiny_base: Path) -> str:
+    """The serve file with one more arm, whose weights are cut off."""
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in tiny_base.iterdir():
         (broken / path.name).write_bytes(path.read_bytes()[: 100 if path.suffix == ".safetensors" else None])
-    text = up.file.read_text().replace("experiment:", f'  bad: {{release: "base:{broken}", weight: 1}}\nexperiment:')
-    epoch = int(up.chat().headers["x-hone-epoch"])
+    return up.file.read_text().replace("experiment:", f'  bad: {{release: "base:{broken}", weight: 1}}\nexperiment:')
+
+
+def test_what_a_person_sets_while_an_arm_is_tried_stays_when_it_fails(up: Up, with_a_broken_arm: str):
+    setting = threading.Timer(2, traffic.split, ("support", {"old": 70.0}, up.settings))
+    setting.start()
     with pytest.raises(RunFailed, match="bad"):
-        up.change(text)
+        up.change(with_a_broken_arm)
+    setting.join()
+    assert endpoints.read(Store(up.settings.home), "support").weights["old"] == 70.0
+    traffic.split("support", {"old": 50.0}, up.settings)
+
+
+def test_a_broken_release_is_rolled_back_by_itself(up: Up, with_a_broken_arm: str):
+    from ray import serve
+
+    epoch = endpoints.read(Store(up.settings.home), "support").epoch
+    with pytest.raises(RunFailed, match="bad"):
+        up.change(with_a_broken_arm)
     time.sleep(1)
     answer = up.chat()
     assert (answer.status_code, int(answer.headers["x-hone-epoch"])) == (200, epoch)
