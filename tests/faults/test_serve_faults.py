@@ -39,8 +39,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 def replicas(title: str) -> list[psutil.Process]:
     """This session's own replicas of an application: children of the Ray that this process started."""
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{title}")]
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if _title(process).startswith(f"ray::{title}")]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def kill(title: str) -> None:

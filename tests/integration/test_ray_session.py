@@ -21,6 +21,12 @@ def on_terminate(number, frame):
     pass
 
 signal.signal(signal.SIGTERM, on_terminate)
+def listening(process):
+    try:
+        return [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    except (psutil.NoSuchProcess, FileNotFoundError):  # ended while it was looked at, as idle workers do
+        return []
+
 before = dict(os.environ)
 with ray_session(num_cpus=2, worker_env={"OMP_NUM_THREADS": "3"}):
     import ray
@@ -40,9 +46,9 @@ with ray_session(num_cpus=2, worker_env={"OMP_NUM_THREADS": "3"}):
     found["outer_lives"] = ray.is_initialized()
     found["handler_kept"] = signal.getsignal(signal.SIGTERM) is on_terminate
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    listening = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    addresses = {ip for process in family for ip in listening(process)}
     found["processes"] = [p.pid for p in family[1:]]
-found["addresses"] = sorted(set(listening))
+found["addresses"] = sorted(addresses)
 found["capacity"] = [len(capacity.nodes), capacity.cpus, capacity.gpus, capacity.nodes[0].memory_bytes]
 found["env_changes"] = sorted(k for k in {*before, *os.environ} if before.get(k) != os.environ.get(k))
 found["total_memory"] = psutil.virtual_memory().total
