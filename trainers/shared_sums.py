@@ -2,7 +2,7 @@
 
 DeepSpeed compiles such a sum for CPUs and uses it for inference; here its backend object, which every ZeRO stage goes
 through, uses it for what training sums (gradients). What it gathers (updated parameters) every rank copies from a page
-of the others. Between 2 ranks a sum of 70 MB took 18 ms, gloo's 60; a gather 11, gloo's 76 (torch 2.13,
+of the others. Between 2 ranks a sum of 70 MB took 18 ms, gloo's 60; a gather 13 to 16, gloo's 76 (torch 2.13,
 benchmarks/results/ray_overhead.md). Every rank adds in the same order, so a run is as repeatable as before. Offered to
 DeepSpeed before it starts, tried against gloo after that, and not used where ranks are on several machines or the
 shared memory of a container is small.

@@ -14,8 +14,7 @@ AVERAGING_STAGE = 3
 """The ZeRO stage that divides gradients by the number of ranks (DeepSpeed 0.19 refuses to sum there)."""
 BUCKET_ELEMENTS = 50_000_000
 CPU_BUCKET_ELEMENTS = 4_000_000
-"""A gradient that is larger than a bucket is reduced where it lies, others are copied into one: on a CPU that costs a
-tenth of a step (benchmarks/results/ray_overhead.md)."""
+"""A gradient that is larger than a bucket is reduced where it lies, others are copied into one, which CPUs feel."""
 
 
 def deepspeed_config(
