@@ -30,6 +30,7 @@ from serving.batching import BatchingEngine
 from serving.engine import Limits
 from serving.generation import GenerationRequest
 from serving.load import LoadedRelease, load
+from trainers.quiet import quiet_libraries
 
 REQUESTS = 16
 PROMPT_TOKENS = (8, 160)
@@ -134,6 +135,7 @@ def endless(release: LoadedRelease) -> LoadedRelease:
 
 
 def main() -> None:
+    quiet_libraries()
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

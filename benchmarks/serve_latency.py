@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import socket
 import tempfile
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from io import StringIO
 from pathlib import Path
 from random import Random
@@ -32,9 +31,10 @@ from heading import heading, spread
 from ray_overhead import interval
 from train_throughput import small_model
 
+from cluster.ports import LOOPBACK, free_port
 from cluster.progress import Progress
 from cluster.serve_spec import ArmSpec, ServeSpec
-from cluster.session import LOOPBACK, Settings, ray_session
+from cluster.session import Settings, ray_session
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving.arm import RemoteArm
@@ -46,6 +46,7 @@ from serving.ingress import Ingress, ingress_application
 from serving.ledger_rows import Row
 from serving.split import Split
 from serving.traffic import split
+from trainers.quiet import quiet_libraries
 
 DECISION_BAR_US, SPLIT_BAR, HANDLE_BAR, CHANGE_BAR_S, LEDGER_BAR = 20.0, 1.05, 0.9, 1.0, 1.02
 DECISIONS = 100_000
@@ -152,7 +153,7 @@ def change_s(url: str, weights: dict[str, float], settings: Settings) -> tuple[f
 
 
 def row(name: str, bar: str, values: Sequence[str]) -> None:
-    print(f"| {name} | {' | '.join(values)} | {bar} |")
+    print(f"| {name} | {' | '.join(values)} | {bar} |", flush=True)
 
 
 def ratio_row(name: str, bar: str, first: list[float], second: list[float], unit: str, scale: float) -> None:
@@ -163,14 +164,12 @@ def ratio_row(name: str, bar: str, first: list[float], second: list[float], unit
 
 
 def main() -> None:
+    quiet_libraries()
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--requests", type=int, default=60)
     asked = parser.parse_args()
     command = f"benchmarks/serve_latency.py --repeats {asked.repeats} --requests {asked.requests}"
-    with closing(socket.socket()) as knock:
-        knock.bind((LOOPBACK, 0))
-        port = knock.getsockname()[1]
     with tempfile.TemporaryDirectory() as directory, ray_session():
         from ray import serve
 
@@ -179,6 +178,7 @@ def main() -> None:
         settings = Settings.from_env({"HONE_HOME": f"{directory}/home"}, Path(directory))
         arm = ArmSpec(release=f"base:{folder}", weight=50)
         spec = ServeSpec(endpoint="bench", arms={"a": arm, "b": arm})
+        port = free_port()
         bring_up(spec, settings, Options(port=port), Progress(StringIO()))
         url = f"http://{LOOPBACK}:{port}"
         forgetful = ingress_application("bench", settings, Keys(), {"num_cpus": 0.05}, IngressWithoutLedger)
@@ -202,21 +202,22 @@ def measure(url: str, settings: Settings, folder: str, asked: argparse.Namespace
         time.sleep(SETTLED_S)
         return block(url, asked.requests, "split")
 
+    print(title)
+    print("| what | without | with | with over without: mean (95 %) | asked |\n|---|---:|---:|---:|---:|")
     unsplit, with_split = compared(lambda: with_arms(alone), lambda: with_arms(both), asked.repeats)
+    ratio_row("split between two arms, median of a request", f"≤ {SPLIT_BAR}", unsplit, with_split, "ms", 1000)
+    with_arms(both)
     forgetful, kept = compared(
         lambda: block(url + WITHOUT, asked.requests, "ledger"),
         lambda: block(url, asked.requests, "ledger"),
         asked.repeats,
     )
-    handle, direct = streamed(RemoteArm(serve.get_app_handle(both.arms["a"].application)).answer, folder, asked.repeats)
-    changes = [change_s(url, {"a": number % 2, "b": 1}, settings) for number in range(asked.repeats)]
-    decisions = [decision_us(seed) for seed in range(5)]
-    print(title)
-    print("| what | without | with | with over without: mean (95 %) | asked |\n|---|---:|---:|---:|---:|")
-    ratio_row("split between two arms, median of a request", f"≤ {SPLIT_BAR}", unsplit, with_split, "ms", 1000)
     ratio_row("ledger, median of a request", f"≤ {LEDGER_BAR}", forgetful, kept, "ms", 1000)
+    handle, direct = streamed(RemoteArm(serve.get_app_handle(both.arms["a"].application)).answer, folder, asked.repeats)
     ratio_row("the arm's Serve handle, 16 streams", f"≥ {HANDLE_BAR}", direct, handle, "tokens/s", 1)
+    decisions = [decision_us(seed) for seed in range(5)]
     print(f"\nChoice of an arm, p99 of {DECISIONS:,}: {spread(decisions)} µs, asked at most {DECISION_BAR_US:g}.")
+    changes = [change_s(url, {"a": number % 2, "b": 1}, settings) for number in range(asked.repeats)]
     live, failed = spread([seconds for seconds, _ in changes]), sum(number for _, number in changes)
     print(f"\nWeights live under load after {live} s (asked at most {CHANGE_BAR_S:g}), {failed} failed (asked: 0).")
 

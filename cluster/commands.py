@@ -7,10 +7,8 @@ stderr. Heavy modules are imported inside the command that needs them, so ``hone
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.arguments import column_pair
@@ -209,7 +207,7 @@ def schema(arguments: argparse.Namespace) -> int:
 def _settings() -> Settings:
     from cluster.session import Settings
 
-    return Settings.from_env(os.environ, Path.cwd())
+    return Settings.here()
 
 
 def _progress() -> Progress:

@@ -6,13 +6,13 @@ database, and SQLite away from the home directory, where two of the three would 
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
+from cluster.durable import locked
 from cluster.errors import StoreError, UsageError
 
 Tables = Literal["mlflow", "optuna", "ledger"]
@@ -61,9 +61,7 @@ def making_tables(home: str, db: str | None, tables: Tables) -> Generator[str]:
 def _locked_file(home: str, tables: Tables) -> Generator[None]:
     with ExitStack() as held:
         try:
-            Path(home).mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context(Path(home, f".{tables}.lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held.enter_context(locked(Path(home, f".{tables}.lock")))
         except OSError as error:
             raise StoreError(
                 f"{home} cannot be written: {error.strerror}", "Set HONE_HOME to another place."

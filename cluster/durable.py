@@ -1,4 +1,4 @@
-"""Local files that are on the disk when we say so, and the disk's refusals in words.
+"""Local files that are on the disk when we say so or held by one process, and the disk's refusals in words.
 
 A rename is only as good as the bytes behind it: contents are synced before a name is given, and the directory after.
 A disk that is full is told apart from every other failure, because the remedy differs and because libraries wrap it
@@ -8,6 +8,7 @@ in exceptions of their own.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import uuid
@@ -59,6 +60,18 @@ def discard(target: Path, aside: Path) -> None:
     doomed = aside / uuid.uuid4().hex
     target.replace(doomed)
     shutil.rmtree(doomed)
+
+
+@contextmanager
+def locked(lock: Path, *, wait: bool = True) -> Generator[None]:
+    """Hold the file ``lock``, made where there is none, against this machine's other processes for the block.
+
+    Raises BlockingIOError where another one holds it and this one does not ``wait``.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 @contextmanager

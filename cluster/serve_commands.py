@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.arguments import arm_weight
@@ -109,7 +108,7 @@ def _entry(name: str) -> Callable[..., Any]:
 def _settings() -> Settings:
     from cluster.session import Settings
 
-    return Settings.from_env(os.environ, Path.cwd())
+    return Settings.here()
 
 
 def _show(found: Any, *, as_json: bool) -> None:

@@ -24,9 +24,9 @@ from typing import Any, Self
 from cluster.capacity import Capacity, NodeCapacity
 from cluster.database import Tables, database_url, making_tables, postgres_url
 from cluster.errors import RunFailed, UsageError
+from cluster.ports import LOOPBACK
 
 OBJECT_STORE_BYTES = 2**30
-LOOPBACK = "127.0.0.1"
 KNOCK_S = 5.0
 NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -85,6 +85,11 @@ class Settings:
             )
         mlflow_uri = env.get("MLFLOW_TRACKING_URI") or database_url(home, db, "mlflow")
         return cls(home, db, mlflow_uri, env.get("RAY_ADDRESS") or None)
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return what this process's environment says, seen from its working directory."""
+        return cls.from_env(os.environ, Path.cwd())
 
     @property
     def is_local(self) -> bool:

@@ -7,20 +7,19 @@ row of the test set is one user who comes once; what an arm gets right decides, 
 from __future__ import annotations
 
 import json
-import socket
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
+from cluster.ports import LOOPBACK, free_port
 from cluster.serve_spec import ArmSpec, ExperimentSpec, ServeSpec
-from cluster.session import LOOPBACK, Settings, ray_session
+from cluster.session import Settings, ray_session
 from serving.deploy import Options, bring_up, take_down
 from serving.replay import User, replay
 from serving.results import LATE_S, verdict_on
-from serving.traffic import promote
+from serving.traffic import promoted
 from serving.verdict_table import verdict_lines
 
 if TYPE_CHECKING:
@@ -38,17 +37,17 @@ def serve_and_decide(base: str, version: str, prepared: Path, settings: Settings
     """
     users = users_of(prepared)
     experiment = version.replace("@", "-v")
-    with closing(socket.socket()) as knock:
-        knock.bind((LOOPBACK, 0))
-        port: int = knock.getsockname()[1]
+    port = free_port()
     progress.say(f"serve: {version} against its base, half of the users each")
     with ray_session():
         bring_up(_spec(base, version, experiment), settings, Options(port=port), progress)
         try:
             replayed = replay(f"http://{LOOPBACK}:{port}", users, max_tokens=16, prefix=f"user-{time.time_ns()}")
             time.sleep(HORIZON_S + 2 * LATE_S)
-            verdict, _ = verdict_on(experiment, settings, time.time())
-            moved = promote(experiment, None, settings).lines() if verdict.decision == "promote" else []
+            verdict, endpoint = verdict_on(experiment, settings, time.time())
+            moved: list[str] = []
+            if verdict.decision == "promote":
+                moved = promoted(endpoint, verdict.arm, verdict.reason, settings).lines()
         finally:
             take_down(ENDPOINT)
     told = ["", f"experiment {experiment}", *replayed.lines(), "", *verdict_lines(verdict), *moved]

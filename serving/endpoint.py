@@ -9,15 +9,15 @@ Changes from one machine are made one after another. Between machines that share
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypedDict, Unpack
 
 from pydantic import Field, ValidationError
 
 from cluster.blocks import did_you_mean
+from cluster.durable import locked
 from cluster.errors import StoreError, UsageError
 from cluster.records import Record
 from cluster.serve_spec import ExperimentSpec, GenerationSpec
@@ -58,6 +58,14 @@ class Change(Record):
     undone: bool = False
 
 
+class About(TypedDict, total=False):
+    """What else a change says: who made it, and which aliases moved with it."""
+
+    by: By
+    aliases: dict[str, str]
+    aliases_before: dict[str, str]
+
+
 class Endpoint(Record):
     """All that an ingress needs to know; `history` is the oldest change first."""
 
@@ -85,10 +93,7 @@ class Endpoint(Record):
         what: What,
         now_s: float,
         why: str = "",
-        *,
-        by: By = "person",
-        aliases: Mapping[str, str] | None = None,
-        aliases_before: Mapping[str, str] | None = None,
+        **about: Unpack[About],
     ) -> Self:
         """Return the endpoint with these weights (arms not named keep theirs) and one more change in its history.
 
@@ -102,7 +107,7 @@ class Endpoint(Record):
         if not any(exposure_probabilities(merged).values()):
             raise UsageError("every arm would have weight 0", "Give at least one arm a weight above 0.")
         arms = {name: arm.model_copy(update={"weight": merged[name]}) for name, arm in self.arms.items()}
-        return self.after(arms, what, now_s, why, by=by, aliases=aliases, aliases_before=aliases_before)
+        return self.after(arms, what, now_s, why, **about)
 
     def without(self, undone: Change | None) -> Self:
         """Return the same endpoint with one change of its history marked as taken back."""
@@ -116,22 +121,17 @@ class Endpoint(Record):
         what: What,
         now_s: float,
         why: str = "",
-        *,
-        by: By = "person",
-        aliases: Mapping[str, str] | None = None,
-        aliases_before: Mapping[str, str] | None = None,
+        **about: Unpack[About],
     ) -> Self:
         """Return the endpoint of the next epoch with these arms."""
         change = Change(
             epoch=self.epoch + 1,
             time_s=now_s,
             what=what,
-            by=by,
             why=why,
             weights={name: arm.weight for name, arm in arms.items()},
             weights_before=self.weights,
-            aliases=dict(aliases or {}),
-            aliases_before=dict(aliases_before or {}),
+            **about,
         )
         history = [*self.history, change][-MOST_CHANGES:]
         return self.model_copy(update={"epoch": self.epoch + 1, "arms": dict(arms), "history": history})
@@ -232,13 +232,5 @@ def restore(store: Store, name: str, before: Endpoint | None) -> None:
         store.remove(ENDPOINTS, f"{name}.json")
 
 
-@contextmanager
-def _alone(store: Store, name: str) -> Generator[None]:
-    if not store.is_local:
-        yield
-        return
-    path = Path(store.path(ENDPOINTS)) / f".{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _alone(store: Store, name: str) -> AbstractContextManager[None]:
+    return locked(Path(store.path(ENDPOINTS), f".{name}.lock")) if store.is_local else nullcontext()

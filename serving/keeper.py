@@ -7,7 +7,6 @@ takes the endpoint's Ray with it; nothing is left running that nobody keeps.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
@@ -16,14 +15,16 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 from pydantic import Field
 
+from cluster.durable import locked
 from cluster.errors import HoneError, RunFailed, UsageError
+from cluster.ports import refuse_taken
 from cluster.records import Record
 from cluster.runs import Owner, is_gone, start_mark
 from cluster.session import Settings, environment, ray_session
@@ -95,7 +96,7 @@ def serve(
         with environment(TOKEN), ray_session(address=kept.ray_address):
             announce(_serving(bring_up(spec, settings, options, progress), kept.url))
         return
-    _refuse_taken(options)
+    refuse_taken(options.host, options.port)
     stopping = threading.Event()
     own = TOKEN if settings.ray_address is None else {}
     alone = _alone(store, spec.endpoint)
@@ -204,11 +205,9 @@ def _alone(store: Store, endpoint: str) -> Generator[None]:
     if not store.is_local:
         yield
         return
-    path = Path(store.path(CLUSTERS)) / f".{endpoint}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(Path(store.path(CLUSTERS), f".{endpoint}.lock"), wait=False))
         except BlockingIOError:
             raise UsageError(f"another process is starting {endpoint}", "Wait until it answers.") from None
         yield
@@ -249,15 +248,3 @@ def _refuse_other_options(kept: Kept, options: Options) -> None:
                 f"{kept.endpoint} runs already at {kept.url}, and not {what}",
                 f"hone stop {kept.endpoint}, then serve it again; or leave this as it is.",
             )
-
-
-def _refuse_taken(options: Options) -> None:
-    """Raise UsageError where another program listens on the port, which Serve would find out much later."""
-    with closing(socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET)) as knock:
-        knock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            knock.bind((options.host, options.port))
-        except OSError as error:
-            raise UsageError(
-                f"{options.host}:{options.port} cannot be listened on: {error.strerror}", "Give another --port."
-            ) from error

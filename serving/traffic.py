@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from typing import Unpack
 
 from cluster.errors import UsageError
 from cluster.records import Record
@@ -16,7 +17,7 @@ from cluster.registry import CHAMPION, Registry
 from cluster.session import Settings
 from cluster.store import Store
 from serving import endpoint as endpoints
-from serving.endpoint import By, Endpoint, What
+from serving.endpoint import About, By, Endpoint, What
 from serving.results import verdict_of_endpoint, verdict_on
 from serving.split import exposure_probabilities
 from serving.steering import is_steered, move_of
@@ -51,16 +52,16 @@ def promote(experiment: str, arm: str | None, settings: Settings, clock: Clock =
 
     Raises UsageError where no arm is named and the verdict names none.
     """
-    why = "asked for by name"
-    if arm is None:
-        verdict, _ = verdict_on(experiment, settings, clock())
-        if verdict.decision != "promote":
-            raise UsageError(
-                f"the verdict is {verdict.decision}: {verdict.reason}",
-                f"Name the arm to promote it anyway: hone promote {experiment} ARM",
-            )
-        arm, why = verdict.arm, verdict.reason
-    return promoted(endpoints.of_experiment(Store(settings.home), experiment), arm, why, settings, clock)
+    if arm is not None:
+        endpoint = endpoints.of_experiment(Store(settings.home), experiment)
+        return promoted(endpoint, arm, "asked for by name", settings, clock)
+    verdict, endpoint = verdict_on(experiment, settings, clock())
+    if verdict.decision != "promote":
+        raise UsageError(
+            f"the verdict is {verdict.decision}: {verdict.reason}",
+            f"Name the arm to promote it anyway: hone promote {experiment} ARM",
+        )
+    return promoted(endpoint, verdict.arm, verdict.reason, settings, clock)
 
 
 def promoted(
@@ -73,10 +74,8 @@ def promoted(
     aliases = {} if version is None else {version.partition("@")[0]: version}
     weights = {name: 100.0 if name == arm else 0.0 for name in endpoint.arms}
     with _aliased(aliases, settings) as before:
-        moved = _weighted(
-            endpoint, weights, "promote", why, settings, clock, by=by, aliases=aliases, aliases_before=before
-        )
-        return _told(moved)
+        about = About(by=by, aliases=aliases, aliases_before=before)
+        return _told(_weighted(endpoint, weights, "promote", why, settings, clock, **about))
 
 
 def rollback(name: str, settings: Settings, clock: Clock = time.time) -> Traffic:
@@ -95,11 +94,8 @@ def taken_off(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock:
     promotion = endpoints.promotion_of(endpoint, arm)
     aliases = {} if promotion is None else promotion.aliases_before
     with _aliased(aliases, settings) as before:
-        seen = endpoint.without(promotion)
-        moved = _weighted(
-            seen, weights, "rollback", why, settings, clock, by="keeper", aliases=aliases, aliases_before=before
-        )
-        return _told(moved)
+        about = About(by="keeper", aliases=aliases, aliases_before=before)
+        return _told(_weighted(endpoint.without(promotion), weights, "rollback", why, settings, clock, **about))
 
 
 def steer(name: str, settings: Settings, clock: Clock = time.time) -> Traffic | None:
@@ -125,17 +121,14 @@ def _weighted(
     why: str,
     settings: Settings,
     clock: Clock,
-    *,
-    by: By,
-    aliases: Mapping[str, str] | None = None,
-    aliases_before: Mapping[str, str] | None = None,
+    **about: Unpack[About],
 ) -> Endpoint:
     """Set weights that were decided on the endpoint as it was ``seen``. Raises UsageError where it changed since."""
 
     def edit(old: Endpoint) -> Endpoint:
         if old.epoch != seen.epoch:
             raise UsageError(f"{seen.name} was changed meanwhile (epoch {old.epoch})", "Look at it, and try again.")
-        return seen.weighted(weights, what, clock(), why, by=by, aliases=aliases, aliases_before=aliases_before)
+        return seen.weighted(weights, what, clock(), why, **about)
 
     return endpoints.change(Store(settings.home), seen.name, edit)
 

@@ -12,7 +12,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,9 +24,10 @@ from typing import Any
 
 import pytest
 
+from cluster.ports import LOOPBACK, free_port
+
 DEBIAN = Path("/usr/lib/postgresql")
 STARTS_S = 60.0
-LOOPBACK = "127.0.0.1"
 UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 """What makes tables survive a power cut, which a test's need not."""
 
@@ -85,7 +85,7 @@ def running_server() -> Generator[PostgresServer]:
     assert programs is not None, missing()
     home = Path(tempfile.mkdtemp(prefix="hone-pg-"))
     try:
-        who, port, password = _unprivileged(home), _free_port(), secrets.token_hex(16)
+        who, port, password = _unprivileged(home), free_port(), secrets.token_hex(16)
         _make(programs, home, password, who)
         server = PostgresServer(port, password, home, lambda: _start(programs, home, port, who))
         try:
@@ -142,9 +142,3 @@ def _wait(server: PostgresServer, process: subprocess.Popen[bytes], home: Path) 
             return
         time.sleep(0.05)
     pytest.fail(f"PostgreSQL did not start:\n{(home / 'log').read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind((LOOPBACK, 0))
-        return found.getsockname()[1]

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_alone(job_file: Path, out: Path, overrides: Sequence[str], ranks: Ranks) -> None:
     """Prepare and plan on rank 0, train on all, and write what was done beside the weights."""
-    settings, progress = Settings.from_env(os.environ, Path.cwd()), Progress(sys.stderr)
+    settings, progress = Settings.here(), Progress(sys.stderr)
     job = load_job(job_file, [*overrides, f"cluster.workers={ranks.world_size}"])
     shared: list[object] = [None]
     if ranks.rank == 0:

@@ -113,10 +113,10 @@ class Halving(Cooperative, ASHAScheduler):
             metric=VALUE,
             mode=mode,
             max_t=BEYOND,
-            grace_period=max(1, round(FULL * grace_frac)),
+            grace_period=first_rung(grace_frac),
             reduction_factor=reduction,
         )
-        self._brackets = [_PatientBracket(round(FULL * grace_frac) or 1, BEYOND, reduction, 0)]
+        self._brackets = [_PatientBracket(first_rung(grace_frac), BEYOND, reduction, 0)]
 
     def remember(self, trial: str, values: Mapping[int, float]) -> None:
         """Record what an earlier trial reached at each rung."""
@@ -187,11 +187,16 @@ def grace_frac(sweep: SweepSpec, train: TrainSpec) -> float:
     return min(0.99, longest + GRACE_BEYOND_WARMUP)
 
 
+def first_rung(grace_frac: float) -> int:
+    """Return the progress before which no trial is ended."""
+    return max(1, round(FULL * grace_frac))
+
+
 def rungs(sweep: SweepSpec, train: TrainSpec) -> list[int]:
     """Return the progress at which trials are compared; none without successive halving."""
     if sweep.prune != "asha":
         return []
-    found = [max(1, round(FULL * grace_frac(sweep, train)))]
+    found = [first_rung(grace_frac(sweep, train))]
     while found[-1] * (sweep.reduction or REDUCTION) <= FULL:
         found.append(found[-1] * (sweep.reduction or REDUCTION))
     return found

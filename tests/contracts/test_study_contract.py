@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import optuna
 import pytest
@@ -13,14 +12,6 @@ from cluster.session import Settings
 from tests.studies import RUN, TRADED, Opened, job, opening, search
 from tuning.judge import PROGRESS, VALUE
 from tuning.study import Ending, counted, queue_warm_starts, take_back
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    env = {"HONE_HOME": str(tmp_path)}
-    if request.param == "postgresql":
-        env["HONE_DB"] = request.getfixturevalue("postgres").new_database()
-    return Settings.from_env(env, tmp_path)
 
 
 @pytest.fixture

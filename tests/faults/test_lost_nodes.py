@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cluster.ports import free_port
 from tests.faults.conftest import EVERY, LAYOUT_TOLERANCE, Command, Job, Recovery
 from tests.faults.ray_nodes import ray_nodes
-from tests.integration.ranks import free_port
 
 ELASTIC = "cluster.workers={min: 1, max: 2, grow_every_s: 5}"
 

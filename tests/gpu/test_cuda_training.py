@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
+from cluster.ports import free_port
 from cluster.spec import JobSpec, TrainSpec
-from tests.integration.ranks import free_port
 from tests.llamas import llama
 from tests.plans import a_plan
 from tests.tiny import write_base

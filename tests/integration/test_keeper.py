@@ -14,7 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.test_serve import FILE, TURN, free_port
+from cluster.ports import free_port
+from tests.integration.test_serve import FILE, TURN
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

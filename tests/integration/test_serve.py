@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.errors import RunFailed, UsageError
+from cluster.ports import free_port
 from cluster.progress import Progress
 from cluster.serve_file import load_serve
 from cluster.session import Settings
@@ -42,12 +42,6 @@ arms:
 experiment: {{name: v2, control: old, horizon_h: 0.0003}}
 """
 TURN: Any = [{"role": "user", "content": "please help the invoice"}]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as knock:
-        knock.bind(("127.0.0.1", 0))
-        return knock.getsockname()[1]
 
 
 @dataclass(frozen=True)
@@ -243,6 +237,20 @@ def test_an_experiment_keeps_its_arms_and_rules(up: Up, tmp_path: Path):
     other = write_base(tmp_path / "third", seed=2)
     with pytest.raises(UsageError, match="the arm new"):
         up.change(re.sub(r'(new: {release: "base:)[^"]*', rf"\g<1>{other}", text))
+
+
+def test_an_administrator_tries_both_arms_and_moves_traffic_in_the_console(up: Up):
+    with httpx.Client(base_url=f"{up.url}/console", timeout=60, follow_redirects=True) as browser:
+        assert browser.get("").status_code == 401
+        assert "ready" in browser.post("/open", data={"key": ADMIN}).text
+        tried = browser.post("/try", data={"prompt": "please help", "max_tokens": "3"}).text
+        requests = set(re.findall(r'name="score:([^"]+)"', tried))
+        assert len(requests) == 2, "both arms answered"
+        assert "The scores are kept." in browser.post("/score", data={f"score:{requests.pop()}": "1"}).text
+        assert "The weights are set." in browser.post("/split", data={"weight:old": "0", "weight:new": "9"}).text
+        time.sleep(1)
+        assert {up.chat(user=f"user {n}").headers["x-hone-arm"] for n in range(4)} == {"new"}
+        assert "The last change is taken back." in browser.post("/rollback").text
 
 
 @pytest.fixture
