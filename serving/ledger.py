@@ -1,8 +1,8 @@
 """Exposures and outcomes in SQL, under SQLite or PostgreSQL: what a verdict reads, and what drift and retraining read.
 
-Writing twice is writing once: an exposure is known by its request, an outcome by what it says, and a row that is there
-already is passed over. So whoever is not sure whether a batch arrived sends it again. Tables are made and changed by
-Alembic's migrations only. Left out: which rows count for an experiment; ``serving.units`` folds them.
+Writing twice is writing once: an exposure is known by its request, an outcome by what it says and when, and a row that
+is there already is passed over. So whoever is not sure whether a batch arrived sends it again. Tables are made and
+changed by Alembic's migrations only. Left out: which rows count for an experiment; ``serving.units`` folds them.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Ledger:
         query = select(outcomes).select_from(joined).where(exposures.c.endpoint == endpoint)
         if experiment is not None:
             query = query.where(exposures.c.experiment == experiment)
-        for row in self._read(query.order_by(outcomes.c.time_s, outcomes.c.key)):
+        for row in self._read(query.order_by(outcomes.c.time_s, outcomes.c.request, outcomes.c.key)):
             row.pop("key")
             yield Outcome.model_validate(row)
 

@@ -54,9 +54,11 @@ class Outcome(Record):
 
     @property
     def key(self) -> str:
-        """The same for the same statement about the same request, whenever it arrives."""
-        said = self.model_dump_json(exclude={"time_s"})
-        return hashlib.sha256(said.encode()).hexdigest()[:32]
+        """The same for the same row written again; a statement that is made again later is another row.
+
+        So whoever changes their mind twice has the last word, as with different values.
+        """
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
 
 
 Row = Exposure | Outcome
