@@ -82,10 +82,12 @@ def curve(
     level: Mark | None = None,
     *,
     is_linear: bool = False,
+    by: str = "step",
 ) -> Markup:
     """Return a chart of one or more series with its title, legend and a description in words.
 
-    ``best`` marks a step, ``level`` a value; ``is_linear`` keeps the axis of values that lie far apart linear.
+    ``best`` marks a step, ``level`` a value; ``is_linear`` keeps the axis of values that lie far apart linear; ``by``
+    says what is counted along the chart.
     """
     drawn = [line for line in series if line.finite]
     if not drawn:
@@ -94,12 +96,13 @@ def curve(
     y = value_axis(min(values), max(values), is_linear=is_linear)
     last = max(step for line in drawn for step, _ in line.finite)
     x = Axis(0.0, max(last, 1.0), range(0, int(last) + 1, nice_step(int(last), 5)))
+    words = visible(" ".join(described(line, by) for line in drawn))
     parts = [*_grid(x, y), _lines(drawn, x, y), *_dots(drawn, x, y), *_level(level, y), *_best(best, x)]
     picture = Markup(
         '<div class="plot">{}<svg class="lines" role="img" width="100%" height="{}"><title>{}</title><desc>{}</desc>'
         "{}</svg></div>"
-    ).format(_value_labels(y), HEIGHT, visible(title), visible(" ".join(map(described, drawn))), joined(parts))
-    caption = element("figcaption", element("b", title) + visible(f" {unit} by step{' (logarithmic)' * y.is_log}"))
+    ).format(_value_labels(y), HEIGHT, visible(title), words, joined(parts))
+    caption = element("figcaption", element("b", title) + visible(f" {unit} by {by}{' (logarithmic)' * y.is_log}"))
     return Markup('<figure class="curve">{}{}{}</figure>').format(caption, picture, _legend(series))
 
 
@@ -170,14 +173,14 @@ def written(value: float, step: float = 0.0) -> str:
     return f"{value:,.{max(0, -floor(log10(step) + 1e-9))}f}"
 
 
-def described(series: Series) -> str:
+def described(series: Series, by: str = "step") -> str:
     """Return a series in words: its ends, its extremes, and how many of its values are not finite."""
     points = series.finite
-    ends = " to ".join(f"{written(value)} at step {step:,.0f}" for step, value in (points[0], points[-1]))
+    ends = " to ".join(f"{written(value)} at {by} {step:,.0f}" for step, value in (points[0], points[-1]))
     low, high = (choose(points, key=lambda point: point[1]) for choose in (min, max))
     return (
-        f"{series.name}: from {ends}, lowest {written(low[1])} at step {low[0]:,.0f}, highest {written(high[1])} at "
-        f"step {high[0]:,.0f}{_unfinished(series)}."
+        f"{series.name}: from {ends}, lowest {written(low[1])} at {by} {low[0]:,.0f}, highest {written(high[1])} at "
+        f"{by} {high[0]:,.0f}{_unfinished(series)}."
     )
 
 

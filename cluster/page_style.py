@@ -181,6 +181,13 @@ summary { cursor: pointer; color: var(--link); }
 .legend { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; margin: .8rem 0; font-size: .9rem; color: var(--soft); }
 .legend mark, .legend .special, .legend .plain { color: var(--ink); padding: 0 .35rem; }
 
+form { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: end; margin: .9rem 0; }
+form .answers { flex: 1 0 100%; border: 0; margin: 0; } form .answers label { display: inline; margin-right: 1rem; }
+label { display: grid; gap: .15rem; font-size: .875rem; color: var(--soft); } label.whole { flex: 1 0 100%; }
+input, textarea, button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--soft);
+  border-radius: .4rem; padding: .35rem .6rem; }
+input[type=number] { width: 7.5rem; } button { background: var(--panel); cursor: pointer; font-weight: 600; }
+
 @media (max-width: 40rem) {
   body { padding-top: 1.25rem; }
   .facts div, .turn { grid-template-columns: 1fr; gap: 0; }

@@ -1,9 +1,10 @@
 """Tables, facts and charts → one self-contained HTML page: the frame of every report.
 
 A report is opened years later, on another machine, without a network: nothing is fetched, nothing runs, and the page's
-own policy forbids both. Light and dark follow the reader's system. Text of the user's data goes through ``visible``
-wherever it comes in: markup is escaped, and characters that a browser would swallow or obey (controls, directional
-overrides) are spelled out. Blocks are ``Markup``, so nothing is escaped twice or not at all.
+own policy forbids both; only an endpoint's console has a script, which its policy names by its hash. Light and dark
+follow the reader's system. Text of the user's data goes through ``visible`` wherever it comes in: markup is escaped,
+and characters that a browser would swallow or obey (controls, directional overrides) are spelled out. Blocks are
+``Markup``, so nothing is escaped twice or not at all.
 
 Left out: charts (``cluster.charts``), and what any report says.
 """
@@ -11,8 +12,10 @@ Left out: charts (``cluster.charts``), and what any report says.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Literal
 
 from jinja2 import Environment, StrictUndefined
@@ -37,7 +40,7 @@ FRAME = """\
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="color-scheme" content="light dark">
 <title>{{ title }}: {{ kind }}</title>
 <style>{{ style }}</style>
@@ -56,6 +59,8 @@ FRAME = """\
 {% endfor -%}
 </main>
 <footer>{{ foot }}</footer>
+{% if script %}<script>{{ script }}</script>
+{% endif -%}
 </body>
 </html>
 """
@@ -106,9 +111,35 @@ class Tile:
     note: str = ""
 
 
-def page(title: str, kind: str, head: Markup, sections: Sequence[Section], foot: Cell = "") -> str:
-    """Return the whole page as text; ``kind`` says what report it is, ``head`` stands above all sections."""
-    return _rendered(FRAME, title=title, kind=kind, style=Markup(STYLE), head=head, sections=sections, foot=foot)
+def page(
+    title: str, kind: str, head: Markup, sections: Sequence[Section], foot: Cell = "", script: Markup | None = None
+) -> str:
+    """Return the whole page as text; ``kind`` says what report it is, ``head`` stands above all sections.
+
+    With a ``script`` the page may run that and nothing else, which may ask its own server only.
+    """
+    return _rendered(
+        FRAME,
+        title=title,
+        kind=kind,
+        policy=Markup(_policy(script)),
+        style=Markup(STYLE),
+        head=head,
+        sections=sections,
+        foot=foot,
+        script=script,
+    )
+
+
+def _policy(script: str | None) -> str:
+    """Return what a browser may load and run on the page."""
+    if script is None:
+        return "default-src 'none'; style-src 'unsafe-inline'"
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'"
+    )
 
 
 def visible(text: Cell) -> Markup:

@@ -1,13 +1,11 @@
 """The endpoint's HTTP side: OpenAI's routes, feedback, health and metrics, with errors in OpenAI's shape.
 
-What a route does with a request is in ``serving.gateway``; here are bodies (bounded), headers, statuses and streams. A
-caller that closes its connection closes the stream, which frees the place of its request.
+What a route does with a request is in ``serving.gateway``; here are headers, statuses and streams. A caller that closes
+its connection closes the stream, which frees the place of its request.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -19,6 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from cluster.errors import GenerationFailed, HoneError, NotServing, Overloaded, RequestRefused, StoreError
+from serving.bodies import BodyRefused, json_of
 from serving.callers import KeyRefused, Keys, caller_of, key_of
 from serving.feedback import outcome_of
 from serving.gateway import Exchange, Gateway
@@ -26,8 +25,6 @@ from serving.generation import Piece
 from serving.openai_answers import DONE, Wording, error_body, error_line
 from serving.openai_requests import Asked, ChatAsked, TextAsked, asked_of
 
-MOST_BODY_BYTES = 1 << 20
-BODY_S = 30.0
 RETRY_AFTER = {"Retry-After": "1"}
 STATUSES: tuple[tuple[type[HoneError], int, str], ...] = (
     (RequestRefused, 400, "invalid_request_error"),
@@ -36,14 +33,6 @@ STATUSES: tuple[tuple[type[HoneError], int, str], ...] = (
     (StoreError, 503, "service_unavailable"),
     (GenerationFailed, 500, "server_error"),
 )
-
-
-class BodyRefused(Exception):
-    """A body that is too large (413), too slow (408) or no JSON object (400)."""
-
-    def __init__(self, status: int, what: str) -> None:
-        super().__init__(status, what)
-        self.status, self.what = status, what
 
 
 def application(gateway: Callable[[], Gateway], keys: Keys) -> FastAPI:
@@ -63,7 +52,7 @@ def application(gateway: Callable[[], Gateway], keys: Keys) -> FastAPI:
     async def feedback(request: Request) -> Response:
         keys.check(key_of(request.headers))
         own = gateway()
-        row = outcome_of(await _json(request), own.snapshot.endpoint, time.time())
+        row = outcome_of(await json_of(request), own.snapshot.endpoint, time.time())
         await run_in_threadpool(own.keep, row)
         return JSONResponse({"object": "feedback", "request_id": row.request, "name": row.name})
 
@@ -93,7 +82,7 @@ def application(gateway: Callable[[], Gateway], keys: Keys) -> FastAPI:
 
 async def _completion(request: Request, kind: type[Asked], gateway: Gateway, keys: Keys) -> Response:
     keys.check(key_of(request.headers))  # before a byte of the body is read
-    body = await _json(request)
+    body = await json_of(request)
     now = gateway.snapshot  # read once: whatever changes from here on is not this request's
     endpoint = now.endpoint
     by_user = endpoint.experiment is None or endpoint.experiment.unit == "user"
@@ -138,28 +127,6 @@ async def _lines(
         if exchange.asked.with_usage:
             yield wording.last_chunk(exchange.usage)
         yield DONE
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    """Return a request's JSON object, reading no more than a body may have. Raises BodyRefused."""
-    found = bytearray()
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for part in request.stream():
-                found += part
-                if len(found) > MOST_BODY_BYTES:
-                    raise BodyRefused(413, f"the body is larger than {MOST_BODY_BYTES:,} bytes")
-    except TimeoutError:
-        raise BodyRefused(408, f"the body did not arrive within {BODY_S:g} seconds") from None
-    try:
-        value = json.loads(bytes(found))
-        if b"\\ud" in found.lower():  # the escape of half a character may be half of one
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        raise BodyRefused(400, "the body is no JSON, or holds half a character") from None
-    if not isinstance(value, dict):
-        raise BodyRefused(400, "the body is no JSON object")
-    return value  # pyright: ignore[reportUnknownVariableType]
 
 
 def _headers(exchange: Exchange) -> dict[str, str]:

@@ -52,7 +52,7 @@ class Ingress:
     """One replica of the app."""
 
     async def __init__(self, name: str, settings: Settings, keys: Keys) -> None:
-        self._name, self._keys = name, keys
+        self._name, self._settings, self._keys = name, settings, keys
         self._store = Store(settings.home)
         self._arms: dict[str, RemoteArm] = {}
         self._spool = self._open_spool(settings)
@@ -66,8 +66,11 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app, as Serve asks for it once this replica is constructed."""
         from serving.app import application
+        from serving.console import Console
 
-        return application(lambda: self._gateway, self._keys)
+        app = application(lambda: self._gateway, self._keys)
+        app.include_router(Console(lambda: self._gateway, self._keys, self._settings).router())
+        return app
 
     async def __del__(self) -> None:
         self._watch.cancel()

@@ -1,4 +1,4 @@
-"""What an ingress replica counts, by arm and experiment, in Prometheus' text format.
+"""What an ingress replica counts, by arm and experiment, in Prometheus' text format; and what was lately, for people.
 
 Labels are arms, experiments and statuses, never units, keys or request ids.
 """
@@ -9,6 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serving.recent import Recent
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 BY_ARM = ("endpoint", "experiment", "arm")
 
@@ -18,6 +20,7 @@ class Meters:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
+        self.recent = Recent()
         self._registry = CollectorRegistry()
         own: Any = {"registry": self._registry}
         self._requests = Counter("hone_requests", "Requests by how they ended", (*BY_ARM, "status"), **own)
@@ -33,6 +36,7 @@ class Meters:
     def begun(self, experiment: str | None, arm: str) -> None:
         """Count a request in."""
         self._running.labels(self._endpoint, experiment or "", arm).inc()
+        self.recent.begun(arm)
 
     def ended(
         self,
@@ -46,6 +50,7 @@ class Meters:
         """Count a request that has ended, however it did; ``tokens`` are those read and written."""
         labels = (self._endpoint, experiment or "", arm)
         self._running.labels(*labels).dec()
+        self.recent.ended(arm, status, latency_s, first_token_s, tokens[1])
         self._requests.labels(*labels, status).inc()
         if status == "ok":
             self._latency.labels(*labels).observe(latency_s)

@@ -5,14 +5,20 @@ Left out: acting on it, which is ``serving.traffic``'s.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from cluster.session import Settings
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving.design import Design, design_of
 from serving.endpoint import Endpoint
 from serving.ledger import Ledger
+from serving.ledger_rows import Exposure, Outcome
 from serving.verdict import Verdict, verdict_of
 
+LOOKS = 24
 LATE_S = 2.0
 """Rows reach the ledger a fraction of a second after a request has ended."""
 
@@ -36,15 +42,43 @@ def verdict_of_endpoint(endpoint: Endpoint, settings: Settings, now_s: float) ->
 
 
 def verdict_from_ledger(endpoint: Endpoint, ledger: Ledger, now_s: float) -> Verdict:
-    """Return the verdict on an endpoint's experiment, as its rows stood some seconds ago.
-
-    A request's row is written when it ends, and failures end first: so a verdict looks back as far as the slowest
-    request took, or it would see the quick ones of the last seconds only.
-    """
+    """Return the verdict on an endpoint's experiment, as its rows stood some seconds ago."""
     design = design_from(endpoint)
-    rows = list(ledger.exposures(endpoint.name, design.experiment))
-    late_s = LATE_S + max((row.latency_s or 0.0 for row in rows), default=0.0)
-    return verdict_of(rows, ledger.outcomes(endpoint.name, design.experiment), design, now_s - late_s)
+    rows, said = _rows_of(endpoint, design, ledger)
+    return verdict_of(rows, said, design, now_s - _late_s(rows))
+
+
+def verdicts_over_time(
+    endpoint: Endpoint, settings: Settings, now_s: float, looks: int = LOOKS
+) -> list[tuple[float, Verdict]]:
+    """Return what the verdict was at so many even times since the first request of the experiment, the last one now.
+
+    Raises StoreError where the ledger cannot be read.
+    """
+    ledger = Ledger.open(settings)
+    try:
+        design = design_from(endpoint)
+        rows, said = _rows_of(endpoint, design, ledger)
+    finally:
+        ledger.close()
+    last_s = now_s - _late_s(rows)
+    began_s = min([row.time_s for row in rows if not row.forced], default=last_s)
+    times = np.linspace(began_s, last_s, looks + 1)[1:] if began_s < last_s else [last_s]
+    return [(float(at_s), verdict_of(rows, said, design, float(at_s))) for at_s in times]
+
+
+def _rows_of(endpoint: Endpoint, design: Design, ledger: Ledger) -> tuple[list[Exposure], list[Outcome]]:
+    exposures = list(ledger.exposures(endpoint.name, design.experiment))
+    return exposures, list(ledger.outcomes(endpoint.name, design.experiment))
+
+
+def _late_s(rows: Sequence[Exposure]) -> float:
+    """Return how far a verdict looks back.
+
+    A request's row is written when it ends, and failures end first: so it is as far as the slowest request took, or
+    the verdict would see the quick ones of the last seconds only.
+    """
+    return LATE_S + max((row.latency_s or 0.0 for row in rows), default=0.0)
 
 
 def design_from(endpoint: Endpoint) -> Design:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import Browse, browsing
 from tests.postgres import PostgresServer, missing, running_server
 
 NO_GPU = "no GPU"
@@ -30,6 +31,12 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip(why)
     with running_server() as server:
         yield server
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Browse:
+    """A browser without a window: see ``tests.browser.browsing``."""
+    return browsing(tmp_path)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import GenerationFailed, NotServing, Overloaded, RequestRefused
-from serving import app
-from serving.app import MOST_BODY_BYTES
+from serving import bodies
+from serving.bodies import MOST_BODY_BYTES
 from serving.callers import Keys, hashed
 from tests.endpoints import Local, ToldArm, endpoint
 
@@ -275,7 +275,7 @@ def test_models_lists_the_endpoint():
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(app, "BODY_S", 0.05)
+    monkeypatch.setattr(bodies, "BODY_S", 0.05)
     local = Local(endpoint(a=1))
 
     async def half() -> AsyncGenerator[bytes]:

@@ -1,0 +1,268 @@
+"""The console's page: what an endpoint does now and what its experiment says, with the forms that change either.
+
+Everything is rendered here; the page's few lines of script only fetch the live part again. Without script the page
+shows the state at which it was loaded, and every form works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+
+from cluster.curves import Series, curve
+from cluster.pages import Cell, Section, Tone, badge, banner, element, joined, page, table
+from serving.endpoint import Arm, Change, Endpoint
+from serving.openai_requests import MOST_TOKENS
+from serving.recent import WINDOW_S, Load
+from serving.split import exposure_probabilities
+from serving.verdict import Verdict
+
+KIND = "Console"
+CHANGES_SHOWN = 8
+WEIGHT, SCORED = "weight:", "score:"
+"""What the names of a form's fields begin with."""
+TONES: dict[str, Tone] = {"promote": "good", "rollback": "error", "continue": "note", "invalid": "error"}
+SCRIPT = Markup("""
+const live = document.getElementById("live");
+if (live) setInterval(async () => {
+  try {
+    const answer = await fetch(live.dataset.from);
+    if (answer.status === 401) location.reload();
+    else if (answer.ok) live.innerHTML = await answer.text();
+  } catch { /* the endpoint restarts; the page stays */ }
+}, 2000);
+""")
+
+
+@dataclass(frozen=True)
+class State:
+    """What the live part shows: the document, the arms that are ready, their load, and verdicts by time if any."""
+
+    endpoint: Endpoint
+    ready: frozenset[str]
+    loads: Mapping[str, Load]
+    verdicts: Sequence[tuple[float, Verdict]]
+    now_s: float
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One arm's answer to the prompt that was tried; ``request`` is empty where there is none to score."""
+
+    arm: str
+    text: str
+    request: str = ""
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A prompt that every arm was asked, and what they answered."""
+
+    prompt: str
+    answers: Sequence[Answer]
+
+
+def console_page(root: str, state: State, tried: Tried | None = None, said: str = "", trouble: str = "") -> str:
+    """Return the page; ``root`` is the path of the console, ``said`` and ``trouble`` stand above everything."""
+    told = [banner("good", said)] if said else []
+    told += [banner("error", trouble)] if trouble else []
+    live = Markup('<div id="live" data-from="{}/live">{}</div>').format(root, live_part(state))
+    sections = [
+        Section("Now", live),
+        Section("Traffic", _traffic_forms(root, state.endpoint), "A change is live within a second."),
+        Section("Try", _try_form(root, tried), "Every arm answers; no experiment counts it."),
+        Section("Changes", _changes(state.endpoint.history)),
+    ]
+    leave = _form(f"{root}/close", Markup("<button>Close the session</button>"))
+    return page(state.endpoint.name, KIND, joined(told), sections, leave, SCRIPT)
+
+
+def closed_page(endpoint: str, root: str, trouble: str = "") -> str:
+    """Return the page that asks for the administrator's key."""
+    fields = Markup(
+        '<label>Administrator\'s key <input type="password" name="key" required autofocus '
+        'autocomplete="current-password"></label><button>Open</button>'
+    )
+    head = banner("error", trouble) if trouble else Markup("")
+    return page(endpoint, KIND, head, [Section("Open", _form(f"{root}/open", fields))], script=SCRIPT)
+
+
+def live_part(state: State) -> Markup:
+    """Return what is fetched again and again."""
+    told = [banner("warning", state.trouble)] if state.trouble else []
+    return joined([*told, _arms(state), *_experiment(state)])
+
+
+def _arms(state: State) -> Markup:
+    shares = exposure_probabilities(state.endpoint.weights)
+    timed = ["running", "requests/s", "failed", "p50 s", "p95 s", "first token s", "tokens/s"]
+    head = ["arm", "release", "users", "", *timed]
+    rows = [_arm_row(name, arm, shares[name], state) for name, arm in state.endpoint.arms.items()]
+    when = element("p", f"Epoch {state.endpoint.epoch}; rates and times are of the last {WINDOW_S:g} s.", "soft")
+    return table(head, rows, numeric=range(4, len(head))) + when
+
+
+def _arm_row(name: str, arm: Arm, share: float, state: State) -> list[Cell]:
+    load = state.loads[name]
+    is_ready = name in state.ready
+    return [
+        element("b", name),
+        element("code", arm.version or arm.release),
+        f"{share:.1%}" + (f", shadows {arm.shadow:g} %" if arm.shadow else ""),
+        badge("good" if is_ready else "error", "ready" if is_ready else "not ready"),
+        str(load.running),
+        f"{load.requests_per_s:.2f}",
+        str(load.failed),
+        *(_seconds(found) for found in (load.p50_s, load.p95_s, load.first_token_p50_s)),
+        f"{load.tokens_per_s:.1f}",
+    ]
+
+
+def _seconds(found: float | None) -> str:
+    return "" if found is None else f"{found:.3f}"
+
+
+def _experiment(state: State) -> list[Markup]:
+    experiment = state.endpoint.experiment
+    if experiment is None:
+        return [element("p", "No experiment runs.", "soft")]
+    title = element("h3", f"Experiment {experiment.name}")
+    if not state.verdicts:
+        return [title, element("p", "Its verdict is being worked out.", "soft")]
+    at_s, verdict = state.verdicts[-1]
+    ratio = "Units are split as recorded" if verdict.srm.ok else "Units are NOT split as recorded"
+    facts = f"{ratio} (evidence {verdict.srm.evidence:.3g}); {verdict.waiting} units wait; as of {_clock(at_s)}."
+    return [
+        title,
+        banner(TONES[verdict.decision], verdict.decision, verdict.reason),
+        _means(verdict),
+        element("p", facts, "soft"),
+        _interval_over_time(state.verdicts, verdict),
+        _bounds(verdict),
+    ]
+
+
+def _means(verdict: Verdict) -> Markup:
+    rows: list[list[Cell]] = []
+    for arm, summary in verdict.arms.items():
+        span = summary.interval
+        effect = verdict.effects[arm].effect if arm in verdict.effects else None
+        rows.append(
+            [
+                element("b", arm),
+                str(summary.units),
+                "" if summary.mean is None else f"{summary.mean:.4f}",
+                "" if span is None else f"{span.low:.4f} to {span.high:.4f}",
+                "" if effect is None or effect.estimate is None or effect.low is None or effect.high is None
+                else f"{effect.estimate:+.4f} ({effect.low:+.4f} to {effect.high:+.4f})",
+            ]
+        )  # fmt: skip
+    return table(["arm", "units", "mean", "95 % at every look", "against the control"], rows, numeric=(1, 2, 3, 4))
+
+
+def _interval_over_time(verdicts: Sequence[tuple[float, Verdict]], last: Verdict) -> Markup:
+    """Return the leading challenger's effect and its interval since the first request."""
+    began_s = verdicts[0][0]
+    unit, seconds = ("minute", 60.0) if verdicts[-1][0] - began_s < 4 * 3600 else ("hour", 3600.0)
+    parts: dict[str, list[tuple[float, float]]] = {"estimate": [], "low": [], "high": []}
+    for at_s, verdict in verdicts:
+        effect = verdict.effects[last.arm].effect
+        for name, found in parts.items():
+            value: float | None = getattr(effect, name)
+            if value is not None:
+                found.append(((at_s - began_s) / seconds, value))
+    if not (points := parts["estimate"]):
+        return element("p", "There is no interval yet.", "soft")
+    series = [
+        Series("no effect", [(points[0][0], 0.0), (points[-1][0], 0.0)], "faint"),
+        Series("estimate", points, has_dots=True),
+        Series("lower end", parts["low"], "second"),
+        Series("upper end", parts["high"], "second"),
+    ]
+    return curve(f"Effect of {last.arm}", "against the control,", series, is_linear=True, by=unit)
+
+
+def _bounds(verdict: Verdict) -> Markup:
+    rows = [
+        [element("b", arm), name, "" if bound.rate is None else f"{bound.rate:.2%} of {bound.requests}",
+         f"{bound.bound:.2%}", badge("good" if bound.ok else "error", "holds" if bound.ok else "broken")]
+        for arm, bounds in verdict.guardrails.items()
+        for name, bound in bounds.items()
+    ]  # fmt: skip
+    return table(["arm", "guardrail", "seen", "at most", ""], rows, numeric=(2, 3)) if rows else Markup("")
+
+
+def _traffic_forms(root: str, endpoint: Endpoint) -> Markup:
+    weight = Markup('<label>{0} <input type="number" name="{1}{0}" min="0" step="any" value="{2:g}" required></label>')
+    fields = joined(weight.format(name, WEIGHT, arm.weight) for name, arm in endpoint.arms.items())
+    promotion = Markup('<button name="arm" value="{0}">Promote {0}</button>')
+    promotions = joined(promotion.format(name) for name in endpoint.arms)
+    return joined(
+        [
+            _form(f"{root}/split", fields + Markup("<button>Set weights</button>")),
+            _form(f"{root}/promote", promotions),
+            _form(f"{root}/rollback", Markup("<button>Roll the last change back</button>")),
+        ]
+    )
+
+
+def _try_form(root: str, tried: Tried | None) -> Markup:
+    prompt = "" if tried is None else tried.prompt
+    fields = Markup(
+        '<label class="whole">Prompt <textarea name="prompt" rows="4" required maxlength="100000">{}</textarea></label>'
+        '<label>Tokens at most <input type="number" name="max_tokens" min="1" max="{}" placeholder="as set"></label>'
+        '<label>Temperature <input type="number" name="temperature" min="0" max="2" step="any" placeholder="as set">'
+        "</label><button>Ask every arm</button>"
+    ).format(prompt, MOST_TOKENS)
+    asked = _form(f"{root}/try", fields)
+    return asked if tried is None else asked + _answers(root, tried.answers)
+
+
+def _answers(root: str, answers: Sequence[Answer]) -> Markup:
+    parts = [_answer(answer) for answer in answers]
+    body = Markup('<div class="answers">{}</div>').format(joined(parts))
+    if any(answer.request for answer in answers):
+        body += Markup("<button>Keep these scores</button>")
+    return _form(f"{root}/score", body)
+
+
+def _answer(answer: Answer) -> Markup:
+    head = element("p", element("b", answer.arm))
+    text = element("div", answer.text, "text")
+    if not answer.request:
+        return element("div", head + text)
+    choice = Markup(
+        '<label><input type="radio" name="{0}{1}" value="1"> good</label>'
+        '<label><input type="radio" name="{0}{1}" value="0"> bad</label>'
+    ).format(SCORED, answer.request)
+    cost = element("p", f"{answer.tokens} tokens in {answer.seconds:.2f} s", "soft")
+    return element("div", head + text + cost + choice)
+
+
+def _changes(history: Sequence[Change]) -> Markup:
+    rows = [
+        [
+            _clock(change.time_s),
+            str(change.epoch),
+            change.what + (" (taken back)" if change.undone else ""),
+            change.by,
+            ", ".join(f"{arm} {weight:g}" for arm, weight in change.weights.items()),
+            change.why,
+        ]
+        for change in reversed(history[-CHANGES_SHOWN:])
+    ]
+    return table(["when (UTC)", "epoch", "what", "by", "weights", "why"], rows)
+
+
+def _clock(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _form(action: str, body: Markup) -> Markup:
+    return Markup('<form method="post" action="{}">{}</form>').format(action, body)
