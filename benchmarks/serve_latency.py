@@ -2,9 +2,10 @@
 
     HONE_REALDATA=… python benchmarks/serve_latency.py [--repeats 8] [--requests 60]
 
-6 layers × 256 with GPT-2's vocabulary (random weights), fp32, two arms of the same release on a local Ray Serve. Blocks
-of requests over HTTP, one after another, 8 tokens each, with and without the thing in question, interleaved; of each
-pair of blocks the ratio of their medians counts, and the interval is the 95 % bootstrap interval of the mean ratio.
+6 layers × 256 with GPT-2's vocabulary (random weights), fp32, two arms of the same release on a local Ray Serve.
+Requests over HTTP, one after another, 8 tokens each, go in turn to the endpoint, to one of the same ingress whose rows
+go nowhere, and to one with a single arm; of each repeat the ratio of the medians counts, and the interval is the 95 %
+bootstrap interval of the mean ratio.
 Streams: 16 at once, 64 tokens each, from the arm's Serve handle and from the same engine in this process. A change of
 weights is made while two clients ask without pause; its time runs from the command's start to the first answer of the
 new epoch.
@@ -51,8 +52,7 @@ from trainers.quiet import quiet_libraries
 DECISION_BAR_US, SPLIT_BAR, HANDLE_BAR, CHANGE_BAR_S, LEDGER_BAR = 20.0, 1.05, 0.9, 1.0, 1.02
 DECISIONS = 100_000
 STREAMS, STREAM_TOKENS = 16, 64
-SETTLED_S = 1.2
-WITHOUT = "/without-ledger"
+WITHOUT_LEDGER, WITHOUT_SPLIT = "/without-ledger", "/without-split"
 PROMPT = "name the restaurant by the river and say what it serves"
 
 
@@ -85,16 +85,17 @@ def decision_us(seed: int) -> float:
     return float(np.percentile(times, 99)) / 1000
 
 
-def block(url: str, requests: int, name: str) -> float:
-    """Return the median seconds of requests one after another."""
-    times: list[float] = []
-    with httpx.Client(base_url=url, timeout=60) as client:
+def requests_s(urls: Sequence[str], requests: int) -> list[float]:
+    """Return the median seconds of requests to each address, one after another and to each in turn."""
+    times: list[list[float]] = [[] for _ in urls]
+    with httpx.Client(timeout=60) as client:
         for number in range(requests):
-            body = {"prompt": PROMPT, "max_tokens": 8, "user": f"{name} {number}"}
-            began = time.perf_counter()
-            client.post("/v1/completions", json=body).raise_for_status()
-            times.append(time.perf_counter() - began)
-    return median(times)
+            body = {"prompt": PROMPT, "max_tokens": 8, "user": f"user {number}"}
+            for place in range(len(urls)) if number % 2 else reversed(range(len(urls))):
+                began = time.perf_counter()
+                client.post(f"{urls[place]}/v1/completions", json=body).raise_for_status()
+                times[place].append(time.perf_counter() - began)
+    return [median(one) for one in times]
 
 
 def compared(first: Callable[[], float], second: Callable[[], float], repeats: int) -> tuple[list[float], list[float]]:
@@ -181,39 +182,30 @@ def main() -> None:
         port = free_port()
         bring_up(spec, settings, Options(port=port), Progress(StringIO()))
         url = f"http://{LOOPBACK}:{port}"
-        forgetful = ingress_application("bench", settings, Keys(), {"num_cpus": 0.05}, IngressWithoutLedger)
-        serve.run(forgetful, name="without-ledger", route_prefix=WITHOUT)
-        measure(
-            url, settings, str(folder), asked, heading("What an endpoint adds", command, ("torch", "ray", "fastapi"))
-        )
+        both = endpoints.read(Store(settings.home), "bench")
+        alone = both.model_copy(update={"name": "alone", "arms": {"a": both.arms["a"]}})
+        endpoints.write(Store(settings.home), alone)
+        for name, kind, route in (("bench", IngressWithoutLedger, WITHOUT_LEDGER), ("alone", Ingress, WITHOUT_SPLIT)):
+            application = ingress_application(name, settings, Keys(), {"num_cpus": 0.05}, kind)
+            serve.run(application, name=route.strip("/"), route_prefix=route)
+        print(heading("What an endpoint adds", command, ("torch", "ray", "fastapi")), flush=True)
+        measure(url, settings, str(folder), asked)
         take_down("bench")
         serve.shutdown()
 
 
-def measure(url: str, settings: Settings, folder: str, asked: argparse.Namespace, title: str) -> None:
+def measure(url: str, settings: Settings, folder: str, asked: argparse.Namespace) -> None:
     from ray import serve
 
-    store = Store(settings.home)
-    both = endpoints.read(store, "bench")
-    alone = both.model_copy(update={"arms": {"a": both.arms["a"]}})
-
-    def with_arms(document: endpoints.Endpoint) -> float:
-        endpoints.write(store, document)
-        time.sleep(SETTLED_S)
-        return block(url, asked.requests, "split")
-
-    print(title)
     print("| what | without | with | with over without: mean (95 %) | asked |\n|---|---:|---:|---:|---:|")
-    unsplit, with_split = compared(lambda: with_arms(alone), lambda: with_arms(both), asked.repeats)
-    ratio_row("split between two arms, median of a request", f"≤ {SPLIT_BAR}", unsplit, with_split, "ms", 1000)
-    with_arms(both)
-    forgetful, kept = compared(
-        lambda: block(url + WITHOUT, asked.requests, "ledger"),
-        lambda: block(url, asked.requests, "ledger"),
-        asked.repeats,
-    )
-    ratio_row("ledger, median of a request", f"≤ {LEDGER_BAR}", forgetful, kept, "ms", 1000)
-    handle, direct = streamed(RemoteArm(serve.get_app_handle(both.arms["a"].application)).answer, folder, asked.repeats)
+    urls = (url + WITHOUT_SPLIT, url + WITHOUT_LEDGER, url)
+    requests_s(urls, asked.requests)
+    times = [requests_s(urls, asked.requests) for _ in range(asked.repeats)]
+    unsplit, forgetful, whole = (list(column) for column in zip(*times, strict=True))
+    ratio_row("split between two arms, median of a request", f"≤ {SPLIT_BAR}", unsplit, whole, "ms", 1000)
+    ratio_row("ledger, median of a request", f"≤ {LEDGER_BAR}", forgetful, whole, "ms", 1000)
+    arm = endpoints.read(Store(settings.home), "bench").arms["a"]
+    handle, direct = streamed(RemoteArm(serve.get_app_handle(arm.application)).answer, folder, asked.repeats)
     ratio_row("the arm's Serve handle, 16 streams", f"≥ {HANDLE_BAR}", direct, handle, "tokens/s", 1)
     decisions = [decision_us(seed) for seed in range(5)]
     print(f"\nChoice of an arm, p99 of {DECISIONS:,}: {spread(decisions)} µs, asked at most {DECISION_BAR_US:g}.")

@@ -38,14 +38,11 @@ class _Token:
 class Answer:
     """One choice of one request while it is written."""
 
-    def __init__(
-        self, choice: int, request: GenerationRequest, prompt_tokens: int, vocabulary: Vocabulary, flush_s: float
-    ) -> None:
+    def __init__(self, choice: int, request: GenerationRequest, prompt_tokens: int, vocabulary: Vocabulary) -> None:
         self._choice = choice
         self._request = request
         self._prompt_tokens = prompt_tokens
         self._vocabulary = vocabulary
-        self._flush_s = flush_s
         self._detokenizer = Detokenizer(vocabulary.decode)
         self._stops = StopTexts(request.stop)
         self._unread: list[int] = []
@@ -73,9 +70,9 @@ class Answer:
         if self.finish is None and self.num_tokens == self._request.max_tokens:
             self.finish = "length"
 
-    def piece(self, now_s: float) -> Piece | None:
+    def piece(self, now_s: float, flush_s: float) -> Piece | None:
         """Return what is to be sent now, if anything; the last piece comes once ``finish`` is set."""
-        if self.finish is None and self._sent_s is not None and now_s - self._sent_s < self._flush_s:
+        if self.finish is None and self._sent_s is not None and now_s - self._sent_s < flush_s:
             return None
         if not self._was_cut:
             self._read()

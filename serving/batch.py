@@ -21,6 +21,9 @@ from serving.penalties import Penalties
 from serving.sampling import Chosen, Draw, choose, draw_of
 from serving.stream import Stream, wake_all
 
+FEW_ROWS = 8
+"""Up to so many rows tokens gather for ``flush_s``, beyond that in proportion: what pieces cost stays the same."""
+
 
 @dataclass(eq=False)
 class Row:
@@ -93,20 +96,20 @@ class Batch:
 
     def _row(self, job: Job, choice: int) -> Row:
         asked = job.request
-        answer = Answer(choice, asked, len(job.prompt), self._vocabulary, self._flush_s)
+        answer = Answer(choice, asked, len(job.prompt), self._vocabulary)
         device = self._decoder.device
         return Row(job, answer, draw_of(asked.temperature, asked.top_p, job.seed, choice, asked.logprobs, device))
 
     def _settle(self, logits_RV: Tensor, first: int) -> None:
         """Choose the next token of the rows from ``first`` on, and let those leave that it finishes."""
         rows = self._rows[first:]
-        now_s = self._clock()
+        now_s, flush_s = self._clock(), self._flush_s * max(1.0, len(self._rows) / FEW_ROWS)
         for row, one in zip(rows, self._chosen(logits_RV, rows), strict=True):
             if not one.is_finite:
                 row.job.is_broken = True
                 self._end_with(row.job, GenerationFailed("the model's logits are not finite", "Serve another release."))
             if not row.job.is_over:
-                self._write(row, one, now_s)
+                self._write(row, one, now_s, flush_s)
         for place in reversed(range(first, len(self._rows))):
             if self._rows[place].answer.finish is not None:
                 self._leave(place)
@@ -121,12 +124,12 @@ class Batch:
         ]
         return choose(torch.stack(changed), draws, logits_RV)
 
-    def _write(self, row: Row, chosen: Chosen, now_s: float) -> None:
+    def _write(self, row: Row, chosen: Chosen, now_s: float, flush_s: float) -> None:
         row.written.append(chosen.token_id)
         row.answer.take(chosen)
         self._tally.completion_tokens += 1
         job = row.job
-        if (piece := row.answer.piece(now_s)) is not None:
+        if (piece := row.answer.piece(now_s, flush_s)) is not None:
             job.stream.put(piece)
             self._touched.add(job.stream)
         if row.answer.finish is not None:

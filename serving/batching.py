@@ -28,6 +28,7 @@ from serving.generation import GenerationRequest
 from serving.jobs import Job, Tally
 from serving.load import LoadedRelease
 from serving.memory import cache_tokens
+from serving.packed_output import pack_output
 from serving.prompts import PromptEncoder
 from serving.stream import Stream
 
@@ -50,6 +51,7 @@ class BatchingEngine:
         seeds: Random | None = None,
     ) -> None:
         refuse_unfit(release.model, release.num_ids)
+        pack_output(release.model)
         self.context_tokens = release.context_tokens
         self._limits = limits
         self._num_ids = release.num_ids

@@ -34,7 +34,7 @@ class Limits:
     ``max_running`` answers are written side by side, and ``max_waiting`` requests wait behind them. Between two tokens
     of those running at most ``prefill_tokens`` of new prompts are read (one prompt at least). ``cache_tokens`` bounds
     rows times the longest of them, None: by the memory that is free. ``flush_s`` is how long tokens gather before they
-    are sent, the first excepted.
+    are sent, the first excepted; longer where many answers are written, so that sending takes the same share.
     """
 
     max_running: int = 32

@@ -22,11 +22,11 @@ def ids_of(text: str) -> list[int]:
 def pieces(ids: list[int], every_s: float = 0.0, **asked: Any) -> list[Piece | None]:
     """What an answer gives after each of its tokens, taken ``every_s``; the tokens behind its end are left."""
     settings: dict[str, Any] = {"max_tokens": 99} | asked
-    answer = Answer(0, GenerationRequest("", **settings), 5, VOCABULARY, FLUSH_S)
+    answer = Answer(0, GenerationRequest("", **settings), 5, VOCABULARY)
     out: list[Piece | None] = []
     for number, token in enumerate(ids):
         answer.take(Chosen(token, True, -1.0, ((token, -1.0),)))
-        out.append(answer.piece(number * every_s))
+        out.append(answer.piece(number * every_s, FLUSH_S))
         if answer.finish:
             break
     return out
@@ -80,11 +80,11 @@ def test_a_stop_text_across_tokens_ends_the_answer_and_no_part_of_it_is_seen():
 
 def test_a_token_that_only_begins_before_the_stop_text_is_kept():
     vocabulary = Vocabulary(lambda ids: "".join(["one", "two END"][one] for one in ids), str, {STOP_ID})
-    answer = Answer(0, GenerationRequest("", max_tokens=9, stop=("END",)), 1, vocabulary, FLUSH_S)
+    answer = Answer(0, GenerationRequest("", max_tokens=9, stop=("END",)), 1, vocabulary)
     out = []
     for token in (0, 1):
         answer.take(Chosen(token, True))
-        out.append(answer.piece(9.0 * token))
+        out.append(answer.piece(9.0 * token, FLUSH_S))
     assert [(piece.text, piece.token_ids) for piece in out if piece] == [("one", (0,)), ("two ", (1,))]
 
 
