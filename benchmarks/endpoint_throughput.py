@@ -28,6 +28,7 @@ from heading import heading, spread
 from train_throughput import REALDATA, small_model
 
 from cluster.ports import free_port
+from trainers.quiet import quiet_libraries
 
 BIN = Path(sys.executable).parent
 CLIENTS, TOKENS, ALONE = 16, 64, 4
@@ -108,6 +109,7 @@ def wait_for(server: Server) -> str:
 
 
 def main() -> None:
+    quiet_libraries()
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()

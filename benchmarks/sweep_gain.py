@@ -28,6 +28,7 @@ from scipy.stats import t as student
 from cluster.progress import Progress
 from cluster.session import Settings
 from trainers.demo import write_demo
+from trainers.quiet import quiet_libraries
 
 HONE = Path(sys.executable).parent / "hone"
 MINUTES_BAR, PRUNED_BAR = 12.0, 1 / 3
@@ -45,6 +46,7 @@ def hone(home: str, *arguments: str) -> tuple[dict[str, Any], float]:
 
 
 def main() -> None:
+    quiet_libraries()
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)

@@ -97,7 +97,7 @@ def curve(
     last = max(step for line in drawn for step, _ in line.finite)
     x = Axis(0.0, max(last, 1.0), range(0, int(last) + 1, nice_step(int(last), 5)))
     words = visible(" ".join(described(line, by) for line in drawn))
-    parts = [*_grid(x, y), _lines(drawn, x, y), *_dots(drawn, x, y), *_level(level, y), *_best(best, x)]
+    parts = [*_grid(x, y), _lines(drawn, x, y), *_dots(drawn, x, y, by), *_level(level, y), *_best(best, x)]
     picture = Markup(
         '<div class="plot">{}<svg class="lines" role="img" width="100%" height="{}"><title>{}</title><desc>{}</desc>'
         "{}</svg></div>"
@@ -235,13 +235,13 @@ def _lines(series: Sequence[Series], x: Axis, y: Axis) -> Markup:
     ).format(HEIGHT, SPAN, lines)
 
 
-def _dots(series: Sequence[Series], x: Axis, y: Axis) -> Iterator[Markup]:
+def _dots(series: Sequence[Series], x: Axis, y: Axis, by: str) -> Iterator[Markup]:
     for line in series:
         if len(line.finite) == 1 or (line.has_dots and len(line.finite) <= MAX_DOTS):
             for step, value in line.finite:
                 yield Markup(
-                    '<circle class="{}" cx="{:.2f}%" cy="{:.1f}" r="3.5"><title>{}, step {:,.0f}: {}</title></circle>'
-                ).format(line.stroke, 100 * x.frac(step), _down(y, value), visible(line.name), step, written(value))
+                    '<circle class="{}" cx="{:.2f}%" cy="{:.1f}" r="3.5"><title>{}, {} {:,.0f}: {}</title></circle>'
+                ).format(line.stroke, 100 * x.frac(step), _down(y, value), visible(line.name), by, step, written(value))
 
 
 def _best(best: Mark | None, x: Axis) -> Iterator[Markup]:

@@ -53,20 +53,8 @@ def making_tables(home: str, db: str | None, tables: Tables) -> Generator[str]:
     Whoever opens a new database inside makes tables and runs migrations there, which two at once do not survive.
     Raises StoreError where the directory or the schema cannot be made.
     """
-    with _locked_file(home, tables) if db is None else _locked_database(db, schema_of(tables)):
+    with locked(Path(home, f".{tables}.lock")) if db is None else _locked_database(db, schema_of(tables)):
         yield database_url(home, db, tables)
-
-
-@contextmanager
-def _locked_file(home: str, tables: Tables) -> Generator[None]:
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(Path(home, f".{tables}.lock")))
-        except OSError as error:
-            raise StoreError(
-                f"{home} cannot be written: {error.strerror}", "Set HONE_HOME to another place."
-            ) from error
-        yield
 
 
 @contextmanager

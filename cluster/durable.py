@@ -13,7 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cluster.errors import HoneError, StoreError
@@ -66,11 +66,20 @@ def discard(target: Path, aside: Path) -> None:
 def locked(lock: Path, *, wait: bool = True) -> Generator[None]:
     """Hold the file ``lock``, made where there is none, against this machine's other processes for the block.
 
-    Raises BlockingIOError where another one holds it and this one does not ``wait``.
+    Raises BlockingIOError where another one holds it and this one does not ``wait``, StoreError where its directory
+    cannot be written.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(lock.open("w"))
+            fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"{lock.parent} cannot be written: {error.strerror}", "Set HONE_HOME to another place."
+            ) from error
         yield
 
 

@@ -1,15 +1,15 @@
 """The console's routes: an administrator looks at an endpoint, changes its traffic, and tries prompts on every arm.
 
 What it changes goes the way that commands go (``serving.traffic``), what it asks the way that requests go, as forced
-ones; nothing here has a rule of its own. The verdict is worked out in a thread, and no more often than keeps a replica
-free for requests.
+ones, and scores are feedback as any; nothing here has a rule of its own. A change is made to what its page showed, or
+not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -18,27 +18,25 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from cluster.arguments import arm_weight
-from cluster.errors import HoneError, RequestRefused
+from cluster.errors import HoneError, RequestRefused, UsageError
 from cluster.session import Settings
 from cluster.store import Store
 from serving import endpoint as endpoints
-from serving.bodies import form_of
+from serving.bodies import BodyRefused, form_of
 from serving.callers import Caller, KeyRefused, Keys
-from serving.console_page import SCORED, WEIGHT, Answer, State, Tried, closed_page, console_page, live_part
+from serving.console_page import EPOCH, SCORED, WEIGHT, Answer, State, Tried, closed_page, console_page, live_part
 from serving.console_session import LASTS_S, cookie_name, is_open, opened, refuse_other_origins
+from serving.feedback import outcome_of
 from serving.gateway import Gateway, Snapshot
-from serving.ledger_rows import Outcome
+from serving.looks import Looks
 from serving.openai_requests import Asked, ChatAsked, asked_of
-from serving.results import verdicts_over_time
-from serving.traffic import promoted, rollback, split
-from serving.verdict import Verdict
+from serving.results import looks_at
+from serving.traffic import BY_NAME, as_seen, promoted, rollback, split
 
 ROOT = "/console"
 SOURCE, SCORE = "console", "console_score"
-LEAST_REST_S = 5.0
-REST = 20
-"""A verdict that took so long is worked out again after this many times as long."""
-HEADERS = {"Cache-Control": "no-store", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+HEADERS = {"Cache-Control": "no-store", "X-Frame-Options": "DENY", "Referrer-Policy": "same-origin"}
+"""Not no-referrer: a browser then says of its forms that they come from nowhere."""
 DONE = {
     "split": "The weights are set.",
     "promote": "The arm is promoted: it has all traffic.",
@@ -46,39 +44,7 @@ DONE = {
     "score": "The scores are kept.",
 }
 Fields = dict[str, str]
-
-
-class Verdicts:
-    """An experiment's verdicts by time, worked out when asked for and not while the last are fresh."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._lock = asyncio.Lock()
-        self._of: tuple[str, str] | None = None
-        self._found: Sequence[tuple[float, Verdict]] = ()
-        self._rest_until_s = 0.0
-        self.trouble = ""
-
-    async def of(self, endpoint: endpoints.Endpoint) -> Sequence[tuple[float, Verdict]]:
-        """Return the verdicts, none without an experiment; the last known ones while the ledger does not answer."""
-        if endpoint.experiment is None:
-            return ()
-        async with self._lock:
-            asked = (endpoint.name, endpoint.experiment.name)
-            if asked != self._of or time.monotonic() > self._rest_until_s:
-                self._of, self._found = asked, self._found if asked == self._of else ()
-                await self._work_out(endpoint)
-            return self._found
-
-    async def _work_out(self, endpoint: endpoints.Endpoint) -> None:
-        began_s = time.monotonic()
-        try:
-            self._found = await run_in_threadpool(verdicts_over_time, endpoint, self._settings, time.time())
-            self.trouble = ""
-        except HoneError as error:
-            self.trouble = error.what
-        took_s = time.monotonic() - began_s
-        self._rest_until_s = time.monotonic() + max(LEAST_REST_S, REST * took_s)
+Act = Callable[[Fields], Awaitable[None]]
 
 
 class Console:
@@ -86,7 +52,8 @@ class Console:
 
     def __init__(self, gateway: Callable[[], Gateway], keys: Keys, settings: Settings) -> None:
         self._gateway, self._keys, self._settings = gateway, keys, settings
-        self._verdicts = Verdicts(settings)
+        self._store = Store(settings.home)
+        self._looks = Looks(lambda endpoint: looks_at(endpoint, settings, time.time()))
 
     def router(self) -> APIRouter:
         """Return the routes below ``/console``."""
@@ -95,15 +62,17 @@ class Console:
         router.add_api_route(f"{ROOT}/live", self._live, methods=["GET"])
         router.add_api_route(f"{ROOT}/open", self._open, methods=["POST"])
         router.add_api_route(f"{ROOT}/close", self._close, methods=["POST"])
-        actions = {"split": self._split, "promote": self._promote, "rollback": self._rollback, "score": self._score}
-        for name, act in actions.items():
-            router.add_api_route(f"{ROOT}/{name}", self._acting(name, act), methods=["POST"])
         router.add_api_route(f"{ROOT}/try", self._try, methods=["POST"])
+        acts: dict[str, Act] = {
+            "split": self._split, "promote": self._promote, "rollback": self._rollback, "score": self._score,
+        }  # fmt: skip
+        for name, act in acts.items():
+            router.add_api_route(f"{ROOT}/{name}", self._acting(name, act), methods=["POST"])
         return router
 
     async def _show(self, request: Request) -> Response:
-        if (closed := self._closed(request)) is not None:
-            return closed
+        if not self._is_open(request):
+            return self._closed(request)
         return await self._page(request, said=DONE.get(request.query_params.get("done", ""), ""))
 
     async def _live(self, request: Request) -> Response:
@@ -112,18 +81,16 @@ class Console:
         return HTMLResponse(live_part(await self._state()), headers=HEADERS)
 
     async def _open(self, request: Request) -> Response:
-        refuse_other_origins(request.headers)
-        fields = await form_of(request)
         now = self._gateway().snapshot
         try:
-            self._keys.check_admin(fields.get("key") or None)
-        except KeyRefused as error:
-            return HTMLResponse(closed_page(now.endpoint.name, _root(request), error.what), error.status, HEADERS)
-        answer = RedirectResponse(_root(request), 303)
-        cookie = opened(self._keys, now.endpoint.salt, time.time())
+            refuse_other_origins(request.headers)
+            self._keys.check_admin((await form_of(request)).get("key") or None)
+        except (KeyRefused, BodyRefused) as error:
+            return self._closed(request, error)
+        answer = RedirectResponse(_root(request), 303, HEADERS)
         answer.set_cookie(
             cookie_name(now.endpoint.name),
-            cookie,
+            opened(self._keys, now.endpoint.salt, time.time()),
             max_age=LASTS_S,
             path=_root(request),
             httponly=True,
@@ -133,24 +100,22 @@ class Console:
         return answer
 
     async def _close(self, request: Request) -> Response:
-        refuse_other_origins(request.headers)
-        answer = RedirectResponse(_root(request), 303)
+        answer = RedirectResponse(_root(request), 303, HEADERS)
         answer.delete_cookie(cookie_name(self._gateway().snapshot.endpoint.name), path=_root(request))
         return answer
 
-    def _acting(
-        self, name: str, act: Callable[[Fields], Awaitable[object]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _acting(self, name: str, act: Act) -> Callable[[Request], Awaitable[Response]]:
         """Return the route that does something and shows the page again, with what was done or why it was not."""
 
         async def route(request: Request) -> Response:
-            refuse_other_origins(request.headers)
-            if (closed := self._closed(request)) is not None:
-                return closed
+            if not self._is_open(request):
+                return self._closed(request)
             try:
-                await act(await form_of(request))
+                await act(await _fields(request))
             except HoneError as error:
-                return await self._page(request, trouble=f"{error.what}. {error.remedy}", status=400)
+                return await self._page(request, trouble=_in_words(error), status=400)
+            except (KeyRefused, BodyRefused) as error:
+                return await self._page(request, trouble=error.what, status=error.status)
             return RedirectResponse(f"{_root(request)}?done={name}", 303, HEADERS)
 
         return route
@@ -158,41 +123,42 @@ class Console:
     async def _split(self, fields: Fields) -> None:
         given = {name.removeprefix(WEIGHT): text for name, text in fields.items() if name.startswith(WEIGHT)}
         weights = dict(arm_weight(f"{arm}={text}") for arm, text in given.items())
-        await run_in_threadpool(split, self._name, weights, self._settings)
+        await run_in_threadpool(split, self._name, weights, self._settings, seen_epoch=_epoch(fields))
 
     async def _promote(self, fields: Fields) -> None:
-        endpoint = await run_in_threadpool(endpoints.read, Store(self._settings.home), self._name)
-        arm = fields.get("arm", "")
-        await run_in_threadpool(promoted, endpoint, arm, "asked for by name", self._settings)
+        def act() -> None:
+            endpoint = as_seen(endpoints.read(self._store, self._name), _epoch(fields))
+            promoted(endpoint, fields.get("arm", ""), BY_NAME, self._settings)
 
-    async def _rollback(self, _fields: Fields) -> None:
-        await run_in_threadpool(rollback, self._name, self._settings)
+        await run_in_threadpool(act)
+
+    async def _rollback(self, fields: Fields) -> None:
+        await run_in_threadpool(rollback, self._name, self._settings, seen_epoch=_epoch(fields))
 
     async def _score(self, fields: Fields) -> None:
+        now, endpoint = time.time(), self._gateway().snapshot.endpoint
         scores = {name.removeprefix(SCORED): text for name, text in fields.items() if name.startswith(SCORED)}
-        if not scores or not set(scores.values()) <= {"0", "1"}:
+        if not scores:
             raise RequestRefused("no answer was scored", "Choose good or bad for one of them at least.")
-        for request, text in scores.items():
-            row = Outcome(request=request[:64], time_s=time.time(), name=SCORE, value=float(text), source=SOURCE)
+        said = [{"request_id": one, "name": SCORE, "value": text, "source": SOURCE} for one, text in scores.items()]
+        for row in [outcome_of(body, endpoint, now) for body in said]:
             await run_in_threadpool(self._gateway().keep, row)
 
     async def _try(self, request: Request) -> Response:
-        refuse_other_origins(request.headers)
-        if (closed := self._closed(request)) is not None:
-            return closed
-        fields = await form_of(request)
-        body: dict[str, Any] = {"messages": [{"role": "user", "content": fields.get("prompt", "")}]}
+        if not self._is_open(request):
+            return self._closed(request)
+        tried = Tried("", "", "")
         try:
-            body |= {name: float(fields[name]) for name in ("temperature",) if fields.get(name)}
-            body |= {name: int(fields[name]) for name in ("max_tokens",) if fields.get(name)}
-            asked = asked_of(ChatAsked, body)
-        except ValueError:
-            return await self._page(request, trouble="a number was expected", status=400)
+            fields = await _fields(request)
+            tried = Tried(fields.get("prompt", ""), fields.get("max_tokens", ""), fields.get("temperature", ""))
+            asked = _asked(tried)
         except HoneError as error:
-            return await self._page(request, trouble=f"{error.what}. {error.remedy}", status=400)
+            return await self._page(request, tried=tried, trouble=_in_words(error), status=400)
+        except (KeyRefused, BodyRefused) as error:
+            return await self._page(request, tried=tried, trouble=error.what, status=error.status)
         now = self._gateway().snapshot
         answers = await asyncio.gather(*(self._answer(now, arm, asked) for arm in now.endpoint.arms))
-        return await self._page(request, tried=Tried(asked.text, answers))
+        return await self._page(request, tried=tried, answers=answers)
 
     async def _answer(self, now: Snapshot, arm: str, asked: Asked) -> Answer:
         caller = Caller(unit=SOURCE, has_unit=False, forced_arm=arm)
@@ -202,7 +168,7 @@ class Console:
             async with aclosing(exchange.pieces()) as pieces:
                 text = "".join([piece.text async for piece in pieces])
         except HoneError as error:
-            return Answer(arm, f"{error.what}. {error.remedy}")
+            return Answer(arm, _in_words(error))
         took_s = time.perf_counter() - began_s
         return Answer(arm, text, exchange.request, took_s, exchange.usage.completion_tokens)
 
@@ -214,30 +180,57 @@ class Console:
         endpoint = self._gateway().snapshot.endpoint
         return is_open(request.cookies.get(cookie_name(endpoint.name)), self._keys, endpoint.salt, time.time())
 
-    def _closed(self, request: Request) -> Response | None:
-        """Return the page that asks for the key; None where the session is open."""
-        if self._is_open(request):
-            return None
-        if not self._keys.admin:
+    def _closed(self, request: Request, why: KeyRefused | BodyRefused | None = None) -> Response:
+        """Return the page that asks for the key, or says that there is none."""
+        if why is None:
             try:
                 self._keys.check_admin(None)
             except KeyRefused as error:
-                return HTMLResponse(closed_page(self._name, _root(request), error.what), error.status, HEADERS)
-        return HTMLResponse(closed_page(self._name, _root(request)), 401, HEADERS)
+                why = error
+        assert why is not None, "no key is no administrator's"
+        said = "" if why.status == 401 else why.what
+        return HTMLResponse(closed_page(self._name, _root(request), said), why.status, HEADERS)
 
-    async def _page(
-        self, request: Request, *, tried: Tried | None = None, said: str = "", trouble: str = "", status: int = 200
-    ) -> Response:
-        shown = console_page(_root(request), await self._state(), tried, said, trouble)
-        return HTMLResponse(shown, status, HEADERS)
+    async def _page(self, request: Request, *, status: int = 200, **more: Any) -> Response:
+        return HTMLResponse(console_page(_root(request), await self._state(), **more), status, HEADERS)
 
     async def _state(self) -> State:
         gateway = self._gateway()
-        endpoint = await run_in_threadpool(endpoints.read, Store(self._settings.home), gateway.snapshot.endpoint.name)
-        verdicts = await self._verdicts.of(endpoint)
+        endpoint, trouble = gateway.snapshot.endpoint, ""
+        try:
+            endpoint = await run_in_threadpool(endpoints.read, self._store, endpoint.name)
+        except HoneError as error:
+            trouble = _in_words(error)
+        looks, unknown = self._looks.at(endpoint)
         loads = {arm: gateway.meters.recent.load(arm) for arm in endpoint.arms}
-        ready = frozenset(gateway.snapshot.ready)
-        return State(endpoint, ready, loads, verdicts, time.time(), self._verdicts.trouble)
+        return State(
+            endpoint, frozenset(gateway.snapshot.ready), loads, looks, " ".join(filter(None, (trouble, unknown)))
+        )
+
+
+def _asked(tried: Tried) -> Asked:
+    """Return the request for a prompt that was typed in. Raises RequestRefused."""
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": tried.prompt}]}
+    numbers = {"max_tokens": tried.max_tokens, "temperature": tried.temperature}
+    return asked_of(ChatAsked, body | {name: text for name, text in numbers.items() if text})
+
+
+async def _fields(request: Request) -> Fields:
+    """Return a form of one of our own pages. Raises KeyRefused and BodyRefused."""
+    refuse_other_origins(request.headers)
+    return await form_of(request)
+
+
+def _epoch(fields: Fields) -> int:
+    """Return the epoch of the page that a form was on. Raises UsageError where it has none."""
+    text = fields.get(EPOCH, "")
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise UsageError("the form does not say what it was made from", "Load the console again.")
+    return int(text)
+
+
+def _in_words(error: HoneError) -> str:
+    return f"{error.what}. {error.remedy}".strip()
 
 
 def _root(request: Request) -> str:

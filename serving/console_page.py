@@ -15,37 +15,40 @@ from markupsafe import Markup
 from cluster.curves import Series, curve
 from cluster.pages import Cell, Section, Tone, badge, banner, element, joined, page, table
 from serving.endpoint import Arm, Change, Endpoint
+from serving.looks import Look
 from serving.openai_requests import MOST_TOKENS
-from serving.recent import WINDOW_S, Load
+from serving.recent import Load
 from serving.split import exposure_probabilities
 from serving.verdict import Verdict
 
-KIND = "Console"
+KIND, WORKING = "Console", "Its verdict is being worked out."
 CHANGES_SHOWN = 8
-WEIGHT, SCORED = "weight:", "score:"
-"""What the names of a form's fields begin with."""
+LONG_S = 4 * 3600.0
+EPOCH, WEIGHT, SCORED = "epoch", "weight:", "score:"
+"""Names of a form's fields, the last two what they begin with."""
 TONES: dict[str, Tone] = {"promote": "good", "rollback": "error", "continue": "note", "invalid": "error"}
 SCRIPT = Markup("""
 const live = document.getElementById("live");
-if (live) setInterval(async () => {
+const refresh = async () => {
   try {
-    const answer = await fetch(live.dataset.from);
-    if (answer.status === 401) location.reload();
+    const answer = await fetch(`${live.dataset.root}/live`);
+    if (answer.status === 401) location.assign(live.dataset.root);
     else if (answer.ok) live.innerHTML = await answer.text();
   } catch { /* the endpoint restarts; the page stays */ }
-}, 2000);
+  setTimeout(refresh, 2000);
+};
+setTimeout(refresh, 2000);
 """)
 
 
 @dataclass(frozen=True)
 class State:
-    """What the live part shows: the document, the arms that are ready, their load, and verdicts by time if any."""
+    """What the live part shows: the document, the arms that are ready, their load, and looks at the experiment."""
 
     endpoint: Endpoint
     ready: frozenset[str]
     loads: Mapping[str, Load]
-    verdicts: Sequence[tuple[float, Verdict]]
-    now_s: float
+    looks: Sequence[Look]
     trouble: str = ""
 
 
@@ -62,21 +65,32 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tried:
-    """A prompt that every arm was asked, and what they answered."""
+    """A prompt as it was typed in, and how long and how freely it is to be answered; empty: as each arm is set."""
 
     prompt: str
-    answers: Sequence[Answer]
+    max_tokens: str
+    temperature: str
 
 
-def console_page(root: str, state: State, tried: Tried | None = None, said: str = "", trouble: str = "") -> str:
+def console_page(
+    root: str,
+    state: State,
+    *,
+    tried: Tried | None = None,
+    answers: Sequence[Answer] = (),
+    said: str = "",
+    trouble: str = "",
+) -> str:
     """Return the page; ``root`` is the path of the console, ``said`` and ``trouble`` stand above everything."""
     told = [banner("good", said)] if said else []
     told += [banner("error", trouble)] if trouble else []
-    live = Markup('<div id="live" data-from="{}/live">{}</div>').format(root, live_part(state))
+    live = Markup('<div id="live" data-root="{}">{}</div>').format(root, live_part(state))
     sections = [
         Section("Now", live),
         Section("Traffic", _traffic_forms(root, state.endpoint), "A change is live within a second."),
-        Section("Try", _try_form(root, tried), "Every arm answers; no experiment counts it."),
+        Section(
+            "Try", _try_form(root, tried or Tried("", "", ""), answers), "Every arm answers; no experiment counts it."
+        ),
         Section("Changes", _changes(state.endpoint.history)),
     ]
     leave = _form(f"{root}/close", Markup("<button>Close the session</button>"))
@@ -90,7 +104,7 @@ def closed_page(endpoint: str, root: str, trouble: str = "") -> str:
         'autocomplete="current-password"></label><button>Open</button>'
     )
     head = banner("error", trouble) if trouble else Markup("")
-    return page(endpoint, KIND, head, [Section("Open", _form(f"{root}/open", fields))], script=SCRIPT)
+    return page(endpoint, KIND, head, [Section("Open", _form(f"{root}/open", fields))])
 
 
 def live_part(state: State) -> Markup:
@@ -100,11 +114,12 @@ def live_part(state: State) -> Markup:
 
 
 def _arms(state: State) -> Markup:
-    shares = exposure_probabilities(state.endpoint.weights)
+    shares = exposure_probabilities(state.endpoint.weights, state.ready)
     timed = ["running", "requests/s", "failed", "p50 s", "p95 s", "first token s", "tokens/s"]
     head = ["arm", "release", "users", "", *timed]
     rows = [_arm_row(name, arm, shares[name], state) for name, arm in state.endpoint.arms.items()]
-    when = element("p", f"Epoch {state.endpoint.epoch}; rates and times are of the last {WINDOW_S:g} s.", "soft")
+    span_s = max(load.span_s for load in state.loads.values())
+    when = element("p", f"Epoch {state.endpoint.epoch}; rates and times are of the last {span_s:.0f} s.", "soft")
     return table(head, rows, numeric=range(4, len(head))) + when
 
 
@@ -133,17 +148,18 @@ def _experiment(state: State) -> list[Markup]:
     if experiment is None:
         return [element("p", "No experiment runs.", "soft")]
     title = element("h3", f"Experiment {experiment.name}")
-    if not state.verdicts:
-        return [title, element("p", "Its verdict is being worked out.", "soft")]
-    at_s, verdict = state.verdicts[-1]
+    if not state.looks:
+        return [title, element("p", "No verdict is known yet." if state.trouble else WORKING, "soft")]
+    verdict = state.looks[-1].verdict
     ratio = "Units are split as recorded" if verdict.srm.ok else "Units are NOT split as recorded"
-    facts = f"{ratio} (evidence {verdict.srm.evidence:.3g}); {verdict.waiting} units wait; as of {_clock(at_s)}."
+    as_of = _clock(state.looks[-1].at_s)
+    facts = f"{ratio} (evidence {verdict.srm.evidence:.3g}); {verdict.waiting} units wait; as of {as_of} UTC."
     return [
         title,
         banner(TONES[verdict.decision], verdict.decision, verdict.reason),
         _means(verdict),
         element("p", facts, "soft"),
-        _interval_over_time(state.verdicts, verdict),
+        _interval_over_time(state.looks),
         _bounds(verdict),
     ]
 
@@ -166,26 +182,27 @@ def _means(verdict: Verdict) -> Markup:
     return table(["arm", "units", "mean", "95 % at every look", "against the control"], rows, numeric=(1, 2, 3, 4))
 
 
-def _interval_over_time(verdicts: Sequence[tuple[float, Verdict]], last: Verdict) -> Markup:
-    """Return the leading challenger's effect and its interval since the first request."""
-    began_s = verdicts[0][0]
-    unit, seconds = ("minute", 60.0) if verdicts[-1][0] - began_s < 4 * 3600 else ("hour", 3600.0)
+def _interval_over_time(looks: Sequence[Look]) -> Markup:
+    """Return the leading challenger's effect and its interval since the first request; nothing where it has none."""
+    last = looks[-1]
+    if last.verdict.effect.estimate is None:
+        return element("p", "There is no interval now.", "soft")
+    unit, seconds = ("minute", 60.0) if last.since_s < LONG_S else ("hour", 3600.0)
     parts: dict[str, list[tuple[float, float]]] = {"estimate": [], "low": [], "high": []}
-    for at_s, verdict in verdicts:
-        effect = verdict.effects[last.arm].effect
+    for look in looks:
+        effect = look.verdict.effects[last.verdict.arm].effect
         for name, found in parts.items():
             value: float | None = getattr(effect, name)
             if value is not None:
-                found.append(((at_s - began_s) / seconds, value))
-    if not (points := parts["estimate"]):
-        return element("p", "There is no interval yet.", "soft")
+                found.append((look.since_s / seconds, value))
+    points = parts["estimate"]
     series = [
         Series("no effect", [(points[0][0], 0.0), (points[-1][0], 0.0)], "faint"),
         Series("estimate", points, has_dots=True),
         Series("lower end", parts["low"], "second"),
         Series("upper end", parts["high"], "second"),
     ]
-    return curve(f"Effect of {last.arm}", "against the control,", series, is_linear=True, by=unit)
+    return curve(f"Effect of {last.verdict.arm}", "against the control,", series, is_linear=True, by=unit)
 
 
 def _bounds(verdict: Verdict) -> Markup:
@@ -199,29 +216,29 @@ def _bounds(verdict: Verdict) -> Markup:
 
 
 def _traffic_forms(root: str, endpoint: Endpoint) -> Markup:
-    weight = Markup('<label>{0} <input type="number" name="{1}{0}" min="0" step="any" value="{2:g}" required></label>')
+    weight = Markup('<label>{0} <input type="number" name="{1}{0}" min="0" step="any" value="{2!r}" required></label>')
     fields = joined(weight.format(name, WEIGHT, arm.weight) for name, arm in endpoint.arms.items())
+    seen = Markup('<input type="hidden" name="{}" value="{}">').format(EPOCH, endpoint.epoch)
     promotion = Markup('<button name="arm" value="{0}">Promote {0}</button>')
     promotions = joined(promotion.format(name) for name in endpoint.arms)
     return joined(
         [
-            _form(f"{root}/split", fields + Markup("<button>Set weights</button>")),
-            _form(f"{root}/promote", promotions),
-            _form(f"{root}/rollback", Markup("<button>Roll the last change back</button>")),
+            _form(f"{root}/split", seen + fields + Markup("<button>Set weights</button>")),
+            _form(f"{root}/promote", seen + promotions),
+            _form(f"{root}/rollback", seen + Markup("<button>Roll the last change back</button>")),
         ]
     )
 
 
-def _try_form(root: str, tried: Tried | None) -> Markup:
-    prompt = "" if tried is None else tried.prompt
+def _try_form(root: str, tried: Tried, answers: Sequence[Answer]) -> Markup:
     fields = Markup(
         '<label class="whole">Prompt <textarea name="prompt" rows="4" required maxlength="100000">{}</textarea></label>'
-        '<label>Tokens at most <input type="number" name="max_tokens" min="1" max="{}" placeholder="as set"></label>'
-        '<label>Temperature <input type="number" name="temperature" min="0" max="2" step="any" placeholder="as set">'
-        "</label><button>Ask every arm</button>"
-    ).format(prompt, MOST_TOKENS)
+        '<label>Tokens at most <input type="number" name="max_tokens" min="1" max="{}" value="{}" placeholder="as set">'
+        '</label><label>Temperature <input type="number" name="temperature" min="0" max="2" step="any" value="{}" '
+        'placeholder="as set"></label><button>Ask every arm</button>'
+    ).format(tried.prompt, MOST_TOKENS, tried.max_tokens, tried.temperature)
     asked = _form(f"{root}/try", fields)
-    return asked if tried is None else asked + _answers(root, tried.answers)
+    return asked + _answers(root, answers) if answers else asked
 
 
 def _answers(root: str, answers: Sequence[Answer]) -> Markup:

@@ -1,8 +1,9 @@
 """Who may use the console: whoever has sent the administrator's key, for some hours, by a signed cookie.
 
-The cookie says when it ends and is signed with the endpoint's secret and its keys, so it holds at every replica and
-after a restart, and ends with the keys. Browsers send cookies to every port of a host and count all
-of them as one site, so a change is taken only from pages of this very origin.
+The cookie says when it ends and is signed with the hashes of the administrator's keys, which lie in no file: so it
+holds at every replica and after a restart, ends with the keys, and who may read the store cannot make one. Browsers
+send cookies to every port of a host and count all of them as one site, so a change is taken only from pages of this
+very origin.
 """
 
 from __future__ import annotations
@@ -45,5 +46,5 @@ def refuse_other_origins(headers: Mapping[str, str]) -> None:
 
 
 def _signature(ends_s: int, keys: Keys, salt: str) -> str:
-    secret = f"{salt}/console/{keys.mark}".encode("utf-8", "surrogatepass")
+    secret = repr(("console", salt, sorted(keys.admin))).encode()
     return hmac.new(secret, str(ends_s).encode(), hashlib.sha256).hexdigest()

@@ -7,6 +7,7 @@ changed by Alembic's migrations only. Left out: which rows count for an experime
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 ROWS_A_READ = 1000
+ONE_MIGRATION = threading.Lock()
+"""Alembic keeps what it is doing in globals of its own."""
 tables = MetaData()
 exposures = Table(
     "exposures",
@@ -156,7 +159,7 @@ def migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.begin() as connection:
+    with ONE_MIGRATION, engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 

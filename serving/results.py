@@ -1,4 +1,4 @@
-"""An experiment's rows in the ledger → its verdict now.
+"""An experiment's rows in the ledger → its verdict now, or as it was.
 
 Left out: acting on it, which is ``serving.traffic``'s.
 """
@@ -6,6 +6,7 @@ Left out: acting on it, which is ``serving.traffic``'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from serving.design import Design, design_of
 from serving.endpoint import Endpoint
 from serving.ledger import Ledger
 from serving.ledger_rows import Exposure, Outcome
+from serving.looks import Look
 from serving.verdict import Verdict, verdict_of
 
 LOOKS = 24
@@ -34,11 +36,8 @@ def verdict_on(experiment: str, settings: Settings, now_s: float) -> tuple[Verdi
 
 def verdict_of_endpoint(endpoint: Endpoint, settings: Settings, now_s: float) -> Verdict:
     """Return the verdict on an endpoint's experiment. Raises StoreError where the ledger cannot be read."""
-    ledger = Ledger.open(settings)
-    try:
+    with closing(Ledger.open(settings)) as ledger:
         return verdict_from_ledger(endpoint, ledger, now_s)
-    finally:
-        ledger.close()
 
 
 def verdict_from_ledger(endpoint: Endpoint, ledger: Ledger, now_s: float) -> Verdict:
@@ -48,23 +47,18 @@ def verdict_from_ledger(endpoint: Endpoint, ledger: Ledger, now_s: float) -> Ver
     return verdict_of(rows, said, design, now_s - _late_s(rows))
 
 
-def verdicts_over_time(
-    endpoint: Endpoint, settings: Settings, now_s: float, looks: int = LOOKS
-) -> list[tuple[float, Verdict]]:
-    """Return what the verdict was at so many even times since the first request of the experiment, the last one now.
+def looks_at(endpoint: Endpoint, settings: Settings, now_s: float, most: int = LOOKS) -> list[Look]:
+    """Return what the verdict was at even times since the first request of the experiment, the last one now.
 
     Raises StoreError where the ledger cannot be read.
     """
-    ledger = Ledger.open(settings)
-    try:
-        design = design_from(endpoint)
+    design = design_from(endpoint)
+    with closing(Ledger.open(settings)) as ledger:
         rows, said = _rows_of(endpoint, design, ledger)
-    finally:
-        ledger.close()
     last_s = now_s - _late_s(rows)
     began_s = min([row.time_s for row in rows if not row.forced], default=last_s)
-    times = np.linspace(began_s, last_s, looks + 1)[1:] if began_s < last_s else [last_s]
-    return [(float(at_s), verdict_of(rows, said, design, float(at_s))) for at_s in times]
+    times = np.linspace(began_s, last_s, most + 1)[1:].tolist() if began_s < last_s else [last_s]
+    return [Look(at_s, max(0.0, at_s - began_s), verdict_of(rows, said, design, at_s)) for at_s in times]
 
 
 def _rows_of(endpoint: Endpoint, design: Design, ledger: Ledger) -> tuple[list[Exposure], list[Outcome]]:
@@ -78,7 +72,7 @@ def _late_s(rows: Sequence[Exposure]) -> float:
     A request's row is written when it ends, and failures end first: so it is as far as the slowest request took, or
     the verdict would see the quick ones of the last seconds only.
     """
-    return LATE_S + max((row.latency_s or 0.0 for row in rows), default=0.0)
+    return LATE_S + max((row.latency_s or 0.0 for row in rows if not row.forced), default=0.0)
 
 
 def design_from(endpoint: Endpoint) -> Design:

@@ -23,6 +23,8 @@ from serving.split import exposure_probabilities
 from serving.steering import is_steered, move_of
 
 Clock = Callable[[], float]
+BY_NAME = "asked for by name"
+"""Why an arm is promoted that a person chose."""
 
 
 class Traffic(Record):
@@ -42,9 +44,23 @@ class Traffic(Record):
         return [f"{self.endpoint}, epoch {self.epoch}: {shown}", *moved, *([f"  {self.why}"] if self.why else [])]
 
 
-def split(name: str, weights: Mapping[str, float], settings: Settings, clock: Clock = time.time) -> Traffic:
-    """Set arms' weights; those not named keep theirs. Raises UsageError for arms and weights that cannot be."""
-    return _told(endpoints.change(Store(settings.home), name, lambda old: old.weighted(weights, "split", clock())))
+def split(
+    name: str,
+    weights: Mapping[str, float],
+    settings: Settings,
+    clock: Clock = time.time,
+    *,
+    seen_epoch: int | None = None,
+) -> Traffic:
+    """Set arms' weights; those not named keep theirs.
+
+    Raises UsageError for arms and weights that cannot be, and where the endpoint is no longer at ``seen_epoch``.
+    """
+
+    def edit(old: Endpoint) -> Endpoint:
+        return as_seen(old, seen_epoch).weighted(weights, "split", clock())
+
+    return _told(endpoints.change(Store(settings.home), name, edit))
 
 
 def promote(experiment: str, arm: str | None, settings: Settings, clock: Clock = time.time) -> Traffic:
@@ -54,7 +70,7 @@ def promote(experiment: str, arm: str | None, settings: Settings, clock: Clock =
     """
     if arm is not None:
         endpoint = endpoints.of_experiment(Store(settings.home), experiment)
-        return promoted(endpoint, arm, "asked for by name", settings, clock)
+        return promoted(endpoint, arm, BY_NAME, settings, clock)
     verdict, endpoint = verdict_on(experiment, settings, clock())
     if verdict.decision != "promote":
         raise UsageError(
@@ -78,12 +94,19 @@ def promoted(
         return _told(_weighted(endpoint, weights, "promote", why, settings, clock, **about))
 
 
-def rollback(name: str, settings: Settings, clock: Clock = time.time) -> Traffic:
-    """Restore weights and aliases as they were before the last change. Raises UsageError where there is none."""
+def rollback(name: str, settings: Settings, clock: Clock = time.time, *, seen_epoch: int | None = None) -> Traffic:
+    """Restore weights and aliases as they were before the last change.
+
+    Raises UsageError where there is none, and where the endpoint is no longer at ``seen_epoch``.
+    """
     store = Store(settings.home)
-    undone = endpoints.last_change(endpoints.read(store, name))
-    with _aliased(undone.aliases_before, settings):
-        return _told(endpoints.change(store, name, lambda old: endpoints.rolled_back(old, clock())))
+    seen = as_seen(endpoints.read(store, name), seen_epoch)
+
+    def edit(old: Endpoint) -> Endpoint:
+        return endpoints.rolled_back(as_seen(old, seen.epoch), clock())
+
+    with _aliased(endpoints.last_change(seen).aliases_before, settings):
+        return _told(endpoints.change(store, name, edit))
 
 
 def taken_off(endpoint: Endpoint, arm: str, why: str, settings: Settings, clock: Clock = time.time) -> Traffic:
@@ -126,11 +149,20 @@ def _weighted(
     """Set weights that were decided on the endpoint as it was ``seen``. Raises UsageError where it changed since."""
 
     def edit(old: Endpoint) -> Endpoint:
-        if old.epoch != seen.epoch:
-            raise UsageError(f"{seen.name} was changed meanwhile (epoch {old.epoch})", "Look at it, and try again.")
+        as_seen(old, seen.epoch)
         return seen.weighted(weights, what, clock(), why, **about)
 
     return endpoints.change(Store(settings.home), seen.name, edit)
+
+
+def as_seen(endpoint: Endpoint, epoch: int | None) -> Endpoint:
+    """Return an endpoint that is still at ``epoch`` (None: any). Raises UsageError where it changed since."""
+    if epoch is not None and endpoint.epoch != epoch:
+        raise UsageError(
+            f"{endpoint.name} was changed meanwhile (it is at epoch {endpoint.epoch}, not {epoch})",
+            "Look at it, and try again.",
+        )
+    return endpoint
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +78,14 @@ def test_a_batch_is_written_whole_or_not_at_all(ledger: Ledger) -> None:
     with pytest.raises(StoreError, match="database refused"):
         ledger.write([exposure("b"), too_long])
     assert list(ledger.exposures("support")) == []
+
+
+def test_ledgers_of_several_homes_are_opened_at_once(tmp_path: Path) -> None:
+    def opened(place: int) -> None:
+        Ledger.open(Settings.from_env({"HONE_HOME": f"{tmp_path}/{place}"}, tmp_path)).close()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(opened, range(8)))
 
 
 def test_the_migrations_make_the_tables_that_the_code_reads(settings: Settings, ledger: Ledger) -> None:

@@ -27,6 +27,8 @@ from serving import console_session
 from serving import endpoint as endpoints
 from serving.callers import Keys, hashed
 from serving.console import Console
+from serving.console_page import WORKING
+from serving.gateway import Snapshot
 from serving.ledger import Ledger
 from serving.ledger_rows import Exposure, Outcome
 from tests.browser import DARK, Browse, refuse_missing_colours
@@ -59,6 +61,17 @@ class Administrator:
 
         return asyncio.run(sent())
 
+    def fields(self, **more: str) -> dict[str, str]:
+        """What a form on a fresh page holds besides what is typed in."""
+        return {"epoch": str(self.document.epoch), **more}
+
+    def looked(self) -> str:
+        """The page once its verdict is known."""
+        deadline_s = time.monotonic() + 20
+        while WORKING in (page := self.send("GET", "").text) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        return page
+
     def open(self) -> None:
         assert self.send("POST", "/open", key=ADMIN).status_code == 303
 
@@ -87,6 +100,7 @@ def test_nobody_sees_anything_without_the_administrators_key(settings: Settings)
     for path in ("/split", "/promote", "/rollback", "/try", "/score"):
         assert admin.send("POST", path, prompt="hello", arm="b", **{"weight:a": "1"}).status_code == 401
     assert admin.send("POST", "/open", key="b" * 20).status_code == 403
+    assert admin.send("POST", "/open", {"Origin": "http://elsewhere"}, key=ADMIN).status_code == 403
     assert admin.send("GET", "").status_code == 401
     assert admin.document.epoch == 1
     assert admin.local.rows == []
@@ -113,8 +127,16 @@ def test_a_session_ends_by_itself_and_with_its_keys():
     assert not console_session.is_open(cookie, Keys(admin=frozenset([hashed("c" * 20)])), "salt", 1000.0)
 
 
+def test_who_reads_the_store_cannot_make_a_session(monkeypatch: pytest.MonkeyPatch):
+    """The salt and the keys' mark lie in files; neither stands in for the keys."""
+    assert KEYS.mark not in console_session.opened(KEYS, "salt", 1000.0)
+    other = Keys(admin=frozenset([hashed("d" * 20)]))
+    monkeypatch.setattr(Keys, "mark", KEYS.mark)
+    assert not console_session.is_open(console_session.opened(other, "salt", 1000.0), KEYS, "salt", 1000.0)
+
+
 def test_a_page_of_another_origin_changes_nothing(admin: Administrator):
-    fields = {"weight:a": "0", "weight:b": "1"}
+    fields = admin.fields(**{"weight:a": "0", "weight:b": "1"})
     assert admin.send("POST", "/split", {"Origin": "http://here:5000"}, **fields).status_code == 403
     assert admin.send("POST", "/split", {"Origin": "null"}, **fields).status_code == 403
     assert admin.document.epoch == 1
@@ -122,28 +144,49 @@ def test_a_page_of_another_origin_changes_nothing(admin: Administrator):
 
 
 def test_it_shows_arms_with_their_share_state_and_load(admin: Administrator):
-    page = admin.send("GET", "")
-    assert page.status_code == 200
-    assert page.headers["x-frame-options"] == "DENY"
+    assert admin.send("GET", "").headers["x-frame-options"] == "DENY"
+    page = admin.looked()
     for found in ("m@1", "m@2", "90.0%", "10.0%", "ready", "Experiment v2", "Too few units"):
-        assert found in page.text, found
-    assert re.search(r"script-src 'sha256-[A-Za-z0-9+/=]{44}'", page.text)
+        assert found in page, found
+    assert re.search(r"script-src 'sha256-[A-Za-z0-9+/=]{44}'", page)
+    admin.local.gateway.snapshot = Snapshot.of(admin.document, {"a": admin.local.arms["a"]})
+    page = admin.send("GET", "").text
+    assert "100.0%" in page, "an arm that is not ready has no users"
+    assert "not ready" in page
 
 
 def test_weights_are_set_and_taken_back(admin: Administrator):
-    done = admin.send("POST", "/split", **{"weight:a": "30", "weight:b": "70"})
+    done = admin.send("POST", "/split", **admin.fields(**{"weight:a": "30", "weight:b": "70"}))
     assert (done.status_code, done.headers["location"]) == (303, "/console?done=split")
     assert admin.document.weights == {"a": 30.0, "b": 70.0}
     assert "The weights are set." in admin.send("GET", "?done=split").text
-    assert admin.send("POST", "/rollback").status_code == 303
+    assert admin.send("POST", "/rollback", **admin.fields()).status_code == 303
     assert admin.document.weights == {"a": 90.0, "b": 10.0}
+
+
+@pytest.mark.parametrize("act", ["split", "promote", "rollback"])
+@pytest.mark.parametrize("epoch", ["1", "", "x"])
+def test_nothing_is_changed_from_a_page_that_shows_another_state(admin: Administrator, act: str, epoch: str):
+    endpoints.change(Store(admin.settings.home), "support", lambda old: old.weighted({"b": 0}, "ramp", 2.0))
+    answer = admin.send("POST", f"/{act}", epoch=epoch, arm="b", **{"weight:b": "70"})
+    assert answer.status_code == 400
+    assert ("changed meanwhile" if epoch == "1" else "Load the console again") in answer.text
+    assert admin.document.weights == {"a": 90.0, "b": 0.0}
+
+
+def test_an_endpoint_whose_document_is_damaged_is_still_shown(admin: Administrator):
+    Path(admin.settings.home, "endpoints", "support.json").write_text("{}")
+    page = admin.send("GET", "")
+    assert page.status_code == 200
+    assert "the endpoint is damaged" in page.text
+    assert "90.0%" in page.text
 
 
 @pytest.mark.parametrize(
     "fields", [{"weight:a": "0", "weight:b": "0"}, {"weight:a": "x"}, {"weight:z": "1"}, {"weight:a": "-1"}]
 )
 def test_weights_that_cannot_be_are_refused_on_the_page(admin: Administrator, fields: dict[str, str]):
-    answer = admin.send("POST", "/split", **fields)
+    answer = admin.send("POST", "/split", **admin.fields(**fields))
     assert answer.status_code == 400
     assert 'class="banner error"' in answer.text
     assert admin.document.epoch == 1
@@ -194,7 +237,7 @@ def decided_experiment(settings: Settings) -> None:
 
 def test_the_interval_is_drawn_over_time(admin: Administrator):
     decided_experiment(admin.settings)
-    page = admin.send("GET", "").text
+    page = admin.looked()
     assert "Effect of b" in page
     assert "no effect" in page
     assert "Units are split as recorded" in page
@@ -204,14 +247,15 @@ def test_the_interval_is_drawn_over_time(admin: Administrator):
 
 def test_a_ledger_that_does_not_answer_is_named_and_nothing_else_suffers(admin: Administrator):
     Path(admin.settings.home, "ledger.db").write_bytes(b"no database" * 100)
-    page = admin.send("GET", "")
-    assert page.status_code == 200
-    assert "the ledger&#39;s database refused" in page.text
-    assert "90.0%" in page.text
+    page = admin.looked()
+    while "refused" not in page:
+        page = admin.send("GET", "").text
+    assert "the ledger&#39;s database refused" in page
+    assert "90.0%" in page
 
 
-OPENING = f"""<form method="post" action="/console/open"><input name="key" value="{ADMIN}"></form>
-<script>document.forms[0].submit()</script>"""
+TYPING = "<script>document.forms[0].submit()</script>"
+NO_SCRIPTS = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 @contextmanager
@@ -235,26 +279,27 @@ def test_a_browser_opens_it_and_keeps_it_fresh(settings: Settings, browse: Brows
 
     @admin.local.app.middleware("http")
     async def noted(request: Request, answer: Any) -> Response:
-        """Change the weights when the page is fresh for the first time."""
+        """Type the key into the page that asks for it, and change the weights when the live part is first fetched."""
         fetched.append(request.url.path)
         if fetched.count("/console/live") == 1 and request.url.path == "/console/live":
             endpoints.change(
                 Store(settings.home), "support", lambda old: old.weighted({"a": 30, "b": 70}, "split", 2.0)
             )
-        return await answer(request)
-
-    @admin.local.app.get("/opening")
-    async def opening() -> Response:
-        return HTMLResponse(OPENING)
+        shown = await answer(request)
+        if request.url.path != "/console" or shown.status_code != 401:
+            return shown
+        page = b"".join([part async for part in shown.body_iterator]).decode()
+        page = page.replace('name="key"', f'name="key" value="{ADMIN}"') + TYPING
+        return HTMLResponse(page.replace(NO_SCRIPTS, ""), 401, {"Referrer-Policy": shown.headers["Referrer-Policy"]})
 
     picture = tmp_path / "console.png"
     look = [DARK] if theme == "dark" else []
     with listening(admin.local.app) as url:
         patient = ("--virtual-time-budget=9000", "--window-size=1200,2600", *look)
-        seen = browse(f"{url}/opening", *patient, "--dump-dom")
-        browse(f"{url}/opening", *patient, f"--screenshot={picture}")
+        seen = browse(f"{url}/console", *patient, "--dump-dom")
+        browse(f"{url}/console", *patient, f"--screenshot={picture}")
     assert fetched.count("/console/live") >= 2, fetched
     now, forms = seen.split('id="traffic"')
     assert "70.0%" in now, "the live part is the newest"
-    assert 'value="90"' in forms, "and what a person types into is left alone"
+    assert 'value="90.0"' in forms, "and what a person types into is left alone"
     refuse_missing_colours(picture, theme, ("panel", "bar-edge", "second", "good-back", "error-back"))
