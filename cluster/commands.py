@@ -131,7 +131,7 @@ def stop(arguments: argparse.Namespace) -> int:
     from cluster.tables import status_lines
 
     if serve_commands.is_endpoint(arguments.run):
-        return serve_commands.stop_endpoint(arguments.run)
+        return serve_commands.stop_endpoint(arguments.run, as_json=arguments.json)
     store = Store(_settings().home)
     run = find_run(store, arguments.run)
     status = reconciled_status(store, run)

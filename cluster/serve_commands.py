@@ -5,6 +5,7 @@ This folder imports no serving code, so what comes back is used by two of its me
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -60,6 +61,10 @@ def verdict(arguments: argparse.Namespace) -> int:
             lines = _entry("serving.verdict_table:verdict_lines")(found)
             print(found.as_json() if arguments.json else "\n".join(lines))
             return 0
+        if arguments.json:  # one object a look
+            print(found.as_json(), flush=True)
+            time.sleep(arguments.every)
+            continue
         lines = _entry("serving.verdict_table:verdict_lines")(found)
         head = CLEAR if sys.stdout.isatty() else ""
         print(f"{head}{arguments.experiment} at {datetime.now(UTC):%H:%M:%S} UTC", *lines, sep="\n", flush=True)
@@ -79,10 +84,12 @@ def rollback(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def stop_endpoint(endpoint: str) -> int:
+def stop_endpoint(endpoint: str, *, as_json: bool) -> int:
     """Drain an endpoint that runs here and end it."""
     _entry("serving.keeper:stop")(endpoint, _settings())
     print(f"{endpoint} has ended", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"endpoint": endpoint, "state": "stopped"}))
     return 0
 
 

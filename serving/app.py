@@ -7,6 +7,7 @@ its connection closes the stream, which frees the place of its request.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -91,6 +92,7 @@ async def _completion(request: Request, kind: type[Asked], gateway: Gateway, key
     if asked.model not in (None, endpoint.name):
         raise HTTPException(404, f"the model {asked.model!r} does not exist; this endpoint serves {endpoint.name}")
     exchange = gateway.begin(now, caller, asked)
+    request.state.exchange = exchange
     wording = Wording(exchange.request, endpoint.name, int(exchange.time_s), asked.is_chat, exchange.about)
     if asked.stream:
         return await _streamed(exchange, wording)
@@ -139,6 +141,15 @@ def _headers(exchange: Exchange) -> dict[str, str]:
     }
 
 
+def _headers_without_arm(gateway: Gateway) -> dict[str, str]:
+    now = gateway.snapshot
+    return {
+        "x-hone-request-id": f"req-{uuid.uuid4().hex}",
+        "x-hone-experiment": now.experiment or "",
+        "x-hone-epoch": str(now.endpoint.epoch),
+    }
+
+
 def _described(error: HoneError) -> tuple[int, dict[str, Any]]:
     """Return an error's status and body."""
     for kind, status, word in STATUSES:
@@ -151,24 +162,32 @@ def _described(error: HoneError) -> tuple[int, dict[str, Any]]:
 def _add_errors(app: FastAPI, gateway: Callable[[], Gateway]) -> None:
     """Give every failure OpenAI's shape, and count those that no arm saw."""
 
-    def answered(status: int, body: dict[str, Any]) -> Response:
-        gateway().meters.refused(status)
-        return JSONResponse(body, status, headers=RETRY_AFTER if status in (429, 503) else None)
+    def answered(request: Request, status: int, body: dict[str, Any]) -> Response:
+        exchange: Exchange | None = getattr(request.state, "exchange", None)
+        if exchange is None:
+            gateway().meters.refused(status)
+        headers = _headers_without_arm(gateway()) if exchange is None else _headers(exchange)
+        return JSONResponse(body, status, headers=headers | (RETRY_AFTER if status in (429, 503) else {}))
 
     @app.exception_handler(HoneError)
-    async def refused(_request: Request, error: HoneError) -> Response:
-        return answered(*_described(error))
+    async def refused(request: Request, error: HoneError) -> Response:
+        return answered(request, *_described(error))
 
     @app.exception_handler(KeyRefused)
-    async def no_key(_request: Request, error: KeyRefused) -> Response:
+    async def no_key(request: Request, error: KeyRefused) -> Response:
         kind = "authentication_error" if error.status == 401 else "permission_error"
-        return answered(error.status, error_body(error.what, kind, code="invalid_api_key"))
+        return answered(request, error.status, error_body(error.what, kind, code="invalid_api_key"))
 
     @app.exception_handler(BodyRefused)
-    async def no_body(_request: Request, error: BodyRefused) -> Response:
-        return answered(error.status, error_body(error.what, "invalid_request_error"))
+    async def no_body(request: Request, error: BodyRefused) -> Response:
+        return answered(request, error.status, error_body(error.what, "invalid_request_error"))
 
     @app.exception_handler(HTTPException)
-    async def no_route(_request: Request, error: HTTPException) -> Response:
+    async def no_route(request: Request, error: HTTPException) -> Response:
         code = "model_not_found" if error.status_code == 404 and "model" in str(error.detail) else None
-        return answered(error.status_code, error_body(str(error.detail), "invalid_request_error", code=code))
+        return answered(request, error.status_code, error_body(str(error.detail), "invalid_request_error", code=code))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        what = f"the endpoint failed: {type(error).__name__}"
+        return answered(request, 500, error_body(what, "server_error"))

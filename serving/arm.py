@@ -10,11 +10,12 @@ Left out: who is answered by which arm, which is the ingress's.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import HoneError, NotServing
+from cluster.errors import GenerationFailed, HoneError, NotServing
 from serving.engine import EngineKind, Limits, open_engine
 from serving.generation import GenerationRequest, Piece
 from serving.releases import Served
@@ -22,6 +23,7 @@ from serving.releases import Served
 if TYPE_CHECKING:
     from cluster.capacity import Capacity
 
+log = logging.getLogger("hone.serving")
 LONGEST_S = 300.0
 """No request takes longer; what is under way when a replica is taken down has this time to end."""
 GRACE_S = LONGEST_S + 10.0
@@ -51,6 +53,9 @@ class ArmReplica:
                     yield piece
         except HoneError as error:
             yield error
+        except Exception as error:
+            log.exception("an answer failed")
+            yield GenerationFailed(f"the arm failed: {type(error).__name__}: {error}", "Send the request again.")
 
     def check_health(self) -> None:
         """Raise where the engine is broken, which makes Serve start another replica."""

@@ -147,6 +147,7 @@ def _arm(endpoint: str, name: str, spec: ArmSpec, release: Served, before: Endpo
         base=release.base,
         application=application,
         weight=spec.weight,
+        asked=spec.weight,
         shadow=spec.shadow,
         generation=spec.generation,
     )
@@ -205,7 +206,21 @@ def _written(store: Store, spec: ServeSpec, arms: Mapping[str, Arm], before: End
     if before is None:
         first = Endpoint(name=spec.endpoint, salt=secrets.token_hex(16), arms={})
         return endpoints.write(store, first.model_copy(update=update).after(arms, "serve", now_s))
-    return endpoints.change(store, spec.endpoint, lambda old: old.model_copy(update=update).after(arms, "serve", now_s))
+
+    def edit(old: Endpoint) -> Endpoint:
+        return old.model_copy(update=update).after(_at_live_weights(arms, old), "serve", now_s)
+
+    return endpoints.change(store, spec.endpoint, edit)
+
+
+def _at_live_weights(arms: Mapping[str, Arm], old: Endpoint) -> dict[str, Arm]:
+    """Return arms with the weights that they have by now, but for those whose weight was changed in the file."""
+    found: dict[str, Arm] = {}
+    for name, arm in arms.items():
+        was = old.arms.get(name)
+        is_kept = was is not None and was.asked == arm.asked
+        found[name] = arm.model_copy(update={"weight": was.weight}) if was is not None and is_kept else arm
+    return found
 
 
 def _remove_unused(endpoint: Endpoint, running: set[str]) -> None:

@@ -39,6 +39,7 @@ class Arm(Record):
     base: str | None = Field(default=None, description="where an adapter's base lies, if not where the adapter says")
     application: str = Field(description="of Ray Serve")
     weight: float
+    asked: float | None = Field(default=None, description="the weight of the file that it was last served from")
     shadow: float = Field(default=0.0, description="percent of the other arms' requests that it answers too, unseen")
     generation: GenerationSpec
 

@@ -198,7 +198,7 @@ class Exchange:
         except RequestRefused:
             status = "refused"
             raise
-        except HoneError:
+        except Exception:
             status = "failed"
             raise
         finally:

@@ -42,11 +42,13 @@ class PromptEncoder:
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _render(self, messages: tuple[Message, ...]) -> str:
-        shown = [_as_templates_read(message) for message in messages]
         try:
+            shown = [_as_templates_read(message) for message in messages]
             return self._tokenizer.apply_chat_template(
                 shown, chat_template=self._template, tokenize=False, add_generation_prompt=True
             )
+        except RequestRefused:
+            raise
         except Exception as error:  # a template is a program, and refuses orders of roles in its own words
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise RequestRefused(

@@ -2,9 +2,10 @@
 
 The policy is pure; the endpoint's keeper asks it every few seconds and acts. A ramp goes one step up when its hours
 have passed since the last change, the split is as recorded and no bound is broken; it never goes down, and it ends at
-its last step. With ``promote: auto`` a decision to promote or to roll back is carried out, with the verdict's reason.
-Without it a person decides. What a person did stands: after a person's rollback or promotion, or where one took the
-challenger off, nothing gives it traffic again until the endpoint is served anew.
+its last step. An arm that breaks a bound loses its traffic. With ``promote: auto`` every decision to promote or to roll
+back is carried out, with the verdict's reason; without it a person decides. What a person did stands: after a person's
+rollback or promotion, or where one took the challenger off, nothing gives it traffic again until the endpoint is served
+anew.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ class Move:
 def is_steered(endpoint: Endpoint) -> bool:
     """Return whether anything happens to this endpoint's traffic by itself."""
     experiment = endpoint.experiment
-    return experiment is not None and (bool(experiment.ramp) or experiment.promote == "auto")
+    if experiment is None:
+        return False
+    is_bounded = any(bound is not None for bound in experiment.guardrails.model_dump().values())
+    return is_bounded or bool(experiment.ramp) or experiment.promote == "auto"
 
 
 def move_of(endpoint: Endpoint, verdict: Verdict, now_s: float) -> Move | None:
@@ -43,13 +47,19 @@ def move_of(endpoint: Endpoint, verdict: Verdict, now_s: float) -> Move | None:
     experiment = endpoint.experiment
     assert experiment is not None, "only an experiment is steered"
     shares = exposure_probabilities(endpoint.weights)
-    if experiment.promote == "auto":
-        for arm, ruling in verdict.effects.items():
-            if ruling.decision == "rollback" and shares.get(arm, 0.0) > 0:
-                return Move("take off", ruling.reason, arm)
-        if verdict.decision == "promote" and shares.get(verdict.arm, 0.0) < 1 and not _is_settled(endpoint, shares):
-            return Move("promote", verdict.reason, verdict.arm)
-    return None if _is_settled(endpoint, shares) else _step(endpoint, verdict, shares, now_s)
+    is_auto, is_settled = experiment.promote == "auto", _is_settled(endpoint, shares)
+    for arm, ruling in verdict.effects.items():
+        is_over = ruling.decision == "rollback" and shares.get(arm, 0.0) > 0
+        if is_over and (is_auto or (_is_broken(arm, verdict) and not is_settled)):
+            return Move("take off", ruling.reason, arm)
+    if is_auto and verdict.decision == "promote" and shares.get(verdict.arm, 0.0) < 1 and not is_settled:
+        return Move("promote", verdict.reason, verdict.arm)
+    return None if is_settled else _step(endpoint, verdict, shares, now_s)
+
+
+def _is_broken(arm: str, verdict: Verdict) -> bool:
+    """Return whether an arm breaks a bound of its own."""
+    return not all(bound.ok for bound in verdict.guardrails.get(arm, {}).values())
 
 
 def _is_settled(endpoint: Endpoint, shares: Mapping[str, float]) -> bool:

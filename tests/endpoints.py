@@ -86,8 +86,8 @@ class Local:
         self.gateway = Gateway(Snapshot.of(document, self.arms), self.spool, Meters("support"), clock=lambda: 100.0)
         self.app = application(lambda: self.gateway, keys or Keys())
 
-    def client(self, **more: Any) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app)
+    def client(self, *, raise_app_exceptions: bool = True, **more: Any) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=raise_app_exceptions)
         return httpx.AsyncClient(transport=transport, base_url="http://here", **more)
 
     @property

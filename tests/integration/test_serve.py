@@ -26,6 +26,7 @@ from cluster.session import Settings
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving import traffic
+from serving.bodies import MOST_BODY_BYTES
 from serving.callers import Keys, hashed
 from serving.deploy import Options, bring_up, take_down
 from serving.engine import Limits
@@ -251,6 +252,31 @@ def test_an_administrator_tries_both_arms_and_moves_traffic_in_the_console(up: U
         time.sleep(1)
         assert {up.chat(user=f"user {n}").headers["x-hone-arm"] for n in range(4)} == {"new"}
         assert "The last change is taken back." in browser.post("/rollback").text
+
+
+def test_what_cannot_be_asked_is_refused_through_the_proxy_and_the_next_is_answered(up: Up):
+    def sent(body: bytes, **headers: str) -> httpx.Response:
+        return httpx.post(f"{up.url}/v1/chat/completions", content=body, headers=headers, timeout=30)
+
+    assert sent(b"x" * (MOST_BODY_BYTES + 1)).status_code == 413
+    assert sent(b'{"messages": [').status_code == 400
+    calls = [{"role": "assistant", "tool_calls": 5}]
+    assert sent(json.dumps({"messages": calls}).encode()).status_code == 400
+    forced = {"x-hone-arm": "new", "authorization": "Bearer " + "w" * 20}
+    assert sent(json.dumps({"messages": TURN}).encode(), **forced).status_code == 403
+    for refused in (sent(b"[]"), sent(b"{}")):
+        assert refused.status_code == 400
+        assert refused.json()["error"]["type"] == "invalid_request_error"
+        assert refused.headers["x-hone-request-id"]
+    assert up.chat(user="after").status_code == 200
+
+
+def test_serving_again_keeps_weights_that_were_set_meanwhile(up: Up):
+    traffic.split("support", {"old": 20.0}, up.settings)
+    assert up.change(up.file.read_text()).weights == {"old": 20.0, "new": 50.0}
+    changed = up.change(up.file.read_text().replace("weight: 50", "weight: 40", 1))
+    assert changed.weights == {"old": 40.0, "new": 50.0}, "what the file changes is changed"
+    assert up.change(up.file.read_text()).weights == {"old": 50.0, "new": 50.0}
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,13 @@ import pytest
 from cluster.cli import main
 from cluster.errors import StoreError, UsageError
 from cluster.registry import Registry
+from cluster.serve_spec import GuardrailSpec
 from cluster.session import Settings
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving import traffic
+from serving.ledger import Ledger
+from serving.ledger_rows import Exposure, Outcome, Row
 from serving.releases import served
 from tests.endpoints import endpoint
 
@@ -50,6 +55,70 @@ def test_promotion_and_rollback_move_weights_and_alias_in_one_step(
     history = endpoints.read(Store(settings.home), "support").history
     assert [change.what for change in history] == ["serve", "promote", "rollback"]
     assert main(["rollback", "support"]) == 2, "there is nothing left to take back"
+
+
+def users_of(settings: Settings, now_s: float, successes: dict[str, float], failures: dict[str, int]) -> None:
+    """Write a hundred users an arm, so many of whom succeed, and so many of whose requests fail."""
+    rows: list[Row] = []
+    for arm, share in successes.items():
+        for n in range(100):
+            status = "failed" if n < failures.get(arm, 0) else "ok"
+            row = Exposure(
+                request=f"{arm}{n}", endpoint="support", experiment="v2", arm=arm, unit=f"{arm}{n}", has_unit=True,
+                probabilities={"a": 0.5, "b": 0.5}, epoch=1, time_s=now_s - 48 * 3600 + n, latency_s=0.1, status=status,
+            )  # fmt: skip
+            value = float(n < 100 * share)
+            rows += [row, Outcome(request=row.request, time_s=row.time_s + 1, name="success", value=value)]
+    with closing(Ledger.open(settings)) as ledger:
+        ledger.write(rows)
+
+
+def steered(settings: Settings, **experiment: object) -> None:
+    """Let traffic be moved by the keeper under these rules."""
+
+    def edit(old: endpoints.Endpoint) -> endpoints.Endpoint:
+        assert old.experiment is not None
+        return old.model_copy(update={"experiment": old.experiment.model_copy(update=experiment)})
+
+    endpoints.change(Store(settings.home), "support", edit)
+
+
+def last_change(settings: Settings) -> endpoints.Change:
+    return endpoints.read(Store(settings.home), "support").history[-1]
+
+
+def test_the_keeper_promotes_what_the_verdict_names_and_says_why(settings: Settings):
+    now_s = time.time()
+    users_of(settings, now_s, {"a": 0.2, "b": 0.8}, {})
+    assert traffic.steer("support", settings) is None, "nobody asked for it"
+    steered(settings, promote="auto")
+    moved = traffic.steer("support", settings)
+    assert moved is not None
+    assert (moved.weights, moved.aliases) == ({"a": 0.0, "b": 100.0}, {"m": "m@2"})
+    assert Registry(settings).champion("m") == "m@2"
+    change = last_change(settings)
+    assert (change.what, change.by) == ("promote", "keeper")
+    assert "b's success is above a's" in change.why
+    assert traffic.steer("support", settings) is None, "it has all traffic"
+
+
+def test_the_keeper_takes_an_arm_off_that_breaks_its_bound_whoever_promotes(settings: Settings):
+    users_of(settings, time.time(), {"a": 0.5, "b": 0.5}, {"b": 60})
+    steered(settings, guardrails=GuardrailSpec(error_rate=0.05))
+    moved = traffic.steer("support", settings)
+    assert moved is not None
+    assert moved.weights == {"a": 90.0, "b": 0.0}
+    assert "b failed in" in last_change(settings).why
+    assert Registry(settings).champion("m") == "m@1"
+
+
+def test_the_keeper_takes_the_ramps_next_step_when_it_is_time(settings: Settings):
+    steered(settings, ramp=[10.0, 30.0], ramp_every_h=1.0)
+    assert traffic.steer("support", settings, lambda: 1.0 + 1800) is None
+    moved = traffic.steer("support", settings, lambda: 1.0 + 3601)
+    assert moved is not None
+    assert moved.shares == pytest.approx({"a": 0.7, "b": 0.3})
+    assert last_change(settings).what == "ramp"
 
 
 def test_without_a_decision_nobody_is_promoted_unless_named(settings: Settings, capsys: pytest.CaptureFixture[str]):

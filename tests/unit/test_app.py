@@ -20,12 +20,19 @@ KEY, ADMIN = "k" * 20, "a" * 20
 LOCKED = Keys(frozenset([hashed(KEY)]), frozenset([hashed(ADMIN)]))
 
 
-def posted(local: Local, body: Any = CHAT, path: str = "/v1/chat/completions", **headers: str) -> Any:
+def posted(
+    local: Local,
+    body: Any = CHAT,
+    path: str = "/v1/chat/completions",
+    *,
+    raise_app_exceptions: bool = True,
+    **headers: str,
+) -> Any:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     async def send() -> Any:
-        async with local.client() as client:
+        async with local.client(raise_app_exceptions=raise_app_exceptions) as client:
             return await client.post(path, content=content, headers=named)
 
     return asyncio.run(send())
@@ -145,7 +152,30 @@ def test_an_arms_error_has_its_status_and_is_recorded(error: Any, http: int, sta
     answer = posted(local, CHAT | {"stream": stream})
     assert answer.status_code == http
     assert ("retry-after" in answer.headers) == (http in (429, 503))
-    assert [row.status for row in local.rows] == [status]
+    (row,) = local.rows
+    assert row.status == status
+    assert (answer.headers["x-hone-request-id"], answer.headers["x-hone-arm"]) == (row.request, "a")
+    assert (answer.headers["x-hone-experiment"], answer.headers["x-hone-epoch"]) == ("", "1")
+    assert "hone_refused_total{" not in got(local, "/metrics").text, "an arm answered, if only with an error"
+
+
+def test_what_no_arm_answers_says_so_and_what_it_met():
+    local = Local(endpoint(a=1, b=1), LOCKED)
+    answer = posted(local, authorization="Bearer wrong")
+    assert answer.status_code == 401
+    assert answer.headers["x-hone-request-id"].startswith("req-")
+    assert (answer.headers["x-hone-experiment"], answer.headers["x-hone-epoch"]) == ("v2", "1")
+    assert "x-hone-arm" not in answer.headers
+    counted = got(local, "/metrics", authorization=f"Bearer {KEY}").text
+    assert 'hone_refused_total{endpoint="support",status="401"} 1.0' in counted
+
+
+def test_what_nobody_thought_of_is_an_error_in_openais_shape_and_the_arms_failure():
+    local = Local(endpoint(a=1), a=ToldArm(words=(), error=ZeroDivisionError("x")))  # pyright: ignore[reportArgumentType]
+    answer = posted(local, raise_app_exceptions=False)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert [row.status for row in local.rows] == ["failed"]
 
 
 def test_an_error_within_a_stream_ends_it_with_words():

@@ -51,9 +51,10 @@ def test_a_unit_is_found_in_the_order_that_is_promised():
         (bearer, {"user": "user"}, "user"),
         (bearer, {}, KEY),
         ({}, {"user": ""}, None),
+        ({"authorization": "Bearer none"}, {}, None),
     ]
     for headers, body, expected in cases:
-        caller = caller_of(headers, body, keys_of({}), "salt", by_user=True)
+        caller = caller_of(headers, body, keys_of({"HONE_ADMIN_KEY": KEY}), "salt", by_user=True)
         assert caller.has_unit == (expected is not None)
         assert expected is None or caller.unit == unit_hash("salt", expected)
     assert unit_hash("salt", "ann") != unit_hash("pepper", "ann")

@@ -71,6 +71,10 @@ def test_plain_text_follows_the_beginning_of_text_and_ids_are_taken_as_they_are(
             ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]},),
             "arguments are no JSON",
         ),
+        (({"role": "assistant", "tool_calls": 5},), "cannot render turns of the roles assistant"),
+        (({"role": "assistant", "tool_calls": "x"},), "cannot render turns of the roles assistant"),
+        (({"role": "assistant", "tool_calls": [1]},), "cannot render turns of the roles assistant"),
+        (({"role": "assistant", "tool_calls": [{"function": 1}]},), "cannot render turns of the roles assistant"),
     ],
 )
 def test_a_prompt_that_cannot_be_given_is_refused(prompt: Any, said: str):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.serve_spec import GuardrailSpec
 from serving.endpoint import Endpoint
 from serving.guardrails import Bound
 from serving.judgement import Effect, Ruling
@@ -43,6 +44,16 @@ def test_a_ramp_goes_up_when_its_hours_have_passed():
 @pytest.mark.parametrize("seen", [verdict(srm=False), verdict(bound=False), verdict("rollback"), verdict("invalid")])
 def test_a_ramp_waits_where_something_speaks_against_it(seen: Verdict):
     assert move_of(steered(1, ramp=[10.0]), seen, 99 * HOUR_S) is None
+
+
+def test_an_arm_that_breaks_a_bound_loses_its_traffic_whoever_decides_the_rest():
+    broken = verdict("rollback", bound=False)
+    assert is_steered(steered(50, guardrails=GuardrailSpec(error_rate=0.01)))
+    assert move_of(steered(50), broken, 2.0) == Move("take off", "because", "b")
+    assert move_of(steered(0), broken, 2.0) is None, "it has none any more"
+    assert move_of(steered(50), verdict("rollback"), 2.0) is None, "to be worse breaks no bound"
+    promoted = steered(50).weighted({"a": 0, "b": 1}, "promote", 3.0)
+    assert move_of(promoted, broken, 4.0) is None, "a person's word stands"
 
 
 def test_a_ramp_begins_from_nothing():
