@@ -240,6 +240,13 @@ def test_an_experiment_keeps_its_arms_and_rules(up: Up, tmp_path: Path):
         up.change(re.sub(r'(new: {release: "base:)[^"]*', rf"\g<1>{other}", text))
 
 
+def epoch_of(page: str) -> str:
+    """The epoch that a console's forms were made from."""
+    found = re.search(r'name="epoch" value="([0-9]+)"', page)
+    assert found is not None
+    return found[1]
+
+
 def test_an_administrator_tries_both_arms_and_moves_traffic_in_the_console(up: Up):
     with httpx.Client(base_url=f"{up.url}/console", timeout=60, follow_redirects=True) as browser:
         assert browser.get("").status_code == 401
@@ -248,10 +255,11 @@ def test_an_administrator_tries_both_arms_and_moves_traffic_in_the_console(up: U
         requests = set(re.findall(r'name="score:([^"]+)"', tried))
         assert len(requests) == 2, "both arms answered"
         assert "The scores are kept." in browser.post("/score", data={f"score:{requests.pop()}": "1"}).text
-        assert "The weights are set." in browser.post("/split", data={"weight:old": "0", "weight:new": "9"}).text
+        moved = browser.post("/split", data={"epoch": epoch_of(tried), "weight:old": "0", "weight:new": "9"}).text
+        assert "The weights are set." in moved
         time.sleep(1)
         assert {up.chat(user=f"user {n}").headers["x-hone-arm"] for n in range(4)} == {"new"}
-        assert "The last change is taken back." in browser.post("/rollback").text
+        assert "The last change is taken back." in browser.post("/rollback", data={"epoch": epoch_of(moved)}).text
 
 
 def test_what_cannot_be_asked_is_refused_through_the_proxy_and_the_next_is_answered(up: Up):
