@@ -20,12 +20,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import torch
-from heading import heading
-from ray_overhead import interval
+from heading import heading, mean_with_interval
 from train_throughput import small_model
 
 from serving.batching import BatchingEngine
@@ -107,8 +106,7 @@ def show(found: dict[str, list[float]], mine: str) -> None:
     print("|---|---:|---:|")
     for name, values in found.items():
         ratios = [a / b for a, b in zip(found[mine], values, strict=True)]
-        low, high = interval(ratios)
-        over = f"{mean(ratios):.2f} ({low:.2f} to {high:.2f})"
+        over = mean_with_interval(ratios, 2)
         print(f"| {name} | {median(values):.0f} ({min(values):.0f} to {max(values):.0f}) | {over} |", flush=True)
 
 

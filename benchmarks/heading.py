@@ -7,7 +7,9 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
-from statistics import median
+from statistics import mean, median
+
+import numpy as np
 
 
 def heading(title: str, command: str, packages: Sequence[str]) -> str:
@@ -21,3 +23,10 @@ def heading(title: str, command: str, packages: Sequence[str]) -> str:
 def spread(values: Sequence[float]) -> str:
     """Return the median, and the least and the most value."""
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def mean_with_interval(values: Sequence[float], digits: int) -> str:
+    """Return the mean, and its 95 % bootstrap interval."""
+    means = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return f"{mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

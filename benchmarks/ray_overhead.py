@@ -19,10 +19,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 import numpy as np
-from heading import heading
+from heading import heading, mean_with_interval
 from train_throughput import REALDATA, small_model
 
 BATCH, ROWS = 16, 4000
@@ -78,17 +78,9 @@ def under_python(job: Path, home: Path, *settings: str) -> float:
         return step_seconds(Path(out) / "history.jsonl")
 
 
-def interval(ratios: list[float]) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean."""
-    drawn = np.random.default_rng(0).choice(ratios, (10_000, len(ratios))).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def row(name: str, first: list[float], second: list[float], ratios: list[float]) -> str:
-    low, high = interval(ratios)
     times = [f"{1000 * median(one):.0f} ({1000 * min(one):.0f} to {1000 * max(one):.0f})" for one in (first, second)]
-    return f"| {name} | {' | '.join(times)} | {mean(ratios):.3f} ({low:.3f} to {high:.3f}) |"
+    return f"| {name} | {' | '.join(times)} | {mean_with_interval(ratios, 3)} |"
 
 
 def main() -> None:

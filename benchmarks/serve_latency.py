@@ -23,13 +23,12 @@ from contextlib import aclosing
 from io import StringIO
 from pathlib import Path
 from random import Random
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import httpx
 import numpy as np
-from heading import heading, spread
-from ray_overhead import interval
+from heading import heading, mean_with_interval, spread
 from train_throughput import small_model
 
 from cluster.ports import LOOPBACK, free_port
@@ -159,9 +158,8 @@ def row(name: str, bar: str, values: Sequence[str]) -> None:
 
 def ratio_row(name: str, bar: str, first: list[float], second: list[float], unit: str, scale: float) -> None:
     ratios = [b / a for a, b in zip(first, second, strict=True)]
-    low, high = interval(ratios)
     sides = [f"{scale * median(side):.1f} {unit}" for side in (first, second)]
-    row(name, bar, [*sides, f"{mean(ratios):.3f} ({low:.3f} to {high:.3f})"])
+    row(name, bar, [*sides, mean_with_interval(ratios, 3)])
 
 
 def main() -> None:

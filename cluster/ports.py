@@ -10,10 +10,10 @@ from cluster.errors import UsageError
 LOOPBACK = "127.0.0.1"
 
 
-def free_port(host: str = LOOPBACK) -> int:
-    """Return a port that nobody listens on now."""
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on now."""
     with closing(socket.socket()) as knock:
-        knock.bind((host, 0))
+        knock.bind((LOOPBACK, 0))
         return int(knock.getsockname()[1])
 
 

@@ -57,17 +57,13 @@ def verdict(arguments: argparse.Namespace) -> int:
     settings = _settings()
     while True:
         found, _ = _entry("serving.results:verdict_on")(arguments.experiment, settings, time.time())
+        lines = [found.as_json()] if arguments.json else _entry("serving.verdict_table:verdict_lines")(found)
+        if arguments.watch and not arguments.json:
+            head = CLEAR if sys.stdout.isatty() else ""
+            lines = [f"{head}{arguments.experiment} at {datetime.now(UTC):%H:%M:%S} UTC", *lines]
+        print(*lines, sep="\n", flush=True)
         if not arguments.watch:
-            lines = _entry("serving.verdict_table:verdict_lines")(found)
-            print(found.as_json() if arguments.json else "\n".join(lines))
             return 0
-        if arguments.json:  # one object a look
-            print(found.as_json(), flush=True)
-            time.sleep(arguments.every)
-            continue
-        lines = _entry("serving.verdict_table:verdict_lines")(found)
-        head = CLEAR if sys.stdout.isatty() else ""
-        print(f"{head}{arguments.experiment} at {datetime.now(UTC):%H:%M:%S} UTC", *lines, sep="\n", flush=True)
         time.sleep(arguments.every)
 
 

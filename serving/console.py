@@ -43,6 +43,7 @@ DONE = {
     "rollback": "The last change is taken back.",
     "score": "The scores are kept.",
 }
+REFUSALS = (HoneError, KeyRefused, BodyRefused)
 Fields = dict[str, str]
 Act = Callable[[Fields], Awaitable[None]]
 
@@ -83,8 +84,7 @@ class Console:
     async def _open(self, request: Request) -> Response:
         now = self._gateway().snapshot
         try:
-            refuse_other_origins(request.headers)
-            self._keys.check_admin((await form_of(request)).get("key") or None)
+            self._keys.check_admin((await _fields(request)).get("key") or None)
         except (KeyRefused, BodyRefused) as error:
             return self._closed(request, error)
         answer = RedirectResponse(_root(request), 303, HEADERS)
@@ -112,10 +112,8 @@ class Console:
                 return self._closed(request)
             try:
                 await act(await _fields(request))
-            except HoneError as error:
-                return await self._page(request, trouble=_in_words(error), status=400)
-            except (KeyRefused, BodyRefused) as error:
-                return await self._page(request, trouble=error.what, status=error.status)
+            except REFUSALS as error:
+                return await self._refused(request, error)
             return RedirectResponse(f"{_root(request)}?done={name}", 303, HEADERS)
 
         return route
@@ -147,15 +145,13 @@ class Console:
     async def _try(self, request: Request) -> Response:
         if not self._is_open(request):
             return self._closed(request)
-        tried = Tried("", "", "")
+        tried = Tried()
         try:
             fields = await _fields(request)
             tried = Tried(fields.get("prompt", ""), fields.get("max_tokens", ""), fields.get("temperature", ""))
             asked = _asked(tried)
-        except HoneError as error:
-            return await self._page(request, tried=tried, trouble=_in_words(error), status=400)
-        except (KeyRefused, BodyRefused) as error:
-            return await self._page(request, tried=tried, trouble=error.what, status=error.status)
+        except REFUSALS as error:
+            return await self._refused(request, error, tried=tried)
         now = self._gateway().snapshot
         answers = await asyncio.gather(*(self._answer(now, arm, asked) for arm in now.endpoint.arms))
         return await self._page(request, tried=tried, answers=answers)
@@ -190,6 +186,12 @@ class Console:
         assert why is not None, "no key is no administrator's"
         said = "" if why.status == 401 else why.what
         return HTMLResponse(closed_page(self._name, _root(request), said), why.status, HEADERS)
+
+    async def _refused(self, request: Request, error: HoneError | KeyRefused | BodyRefused, **more: Any) -> Response:
+        """Return the page with the reason why nothing was done."""
+        if isinstance(error, HoneError):
+            return await self._page(request, trouble=_in_words(error), status=400, **more)
+        return await self._page(request, trouble=error.what, status=error.status, **more)
 
     async def _page(self, request: Request, *, status: int = 200, **more: Any) -> Response:
         return HTMLResponse(console_page(_root(request), await self._state(), **more), status, HEADERS)

@@ -67,16 +67,19 @@ class Answer:
 class Tried:
     """A prompt as it was typed in, and how long and how freely it is to be answered; empty: as each arm is set."""
 
-    prompt: str
-    max_tokens: str
-    temperature: str
+    prompt: str = ""
+    max_tokens: str = ""
+    temperature: str = ""
+
+
+NOTHING = Tried()
 
 
 def console_page(
     root: str,
     state: State,
     *,
-    tried: Tried | None = None,
+    tried: Tried = NOTHING,
     answers: Sequence[Answer] = (),
     said: str = "",
     trouble: str = "",
@@ -88,9 +91,7 @@ def console_page(
     sections = [
         Section("Now", live),
         Section("Traffic", _traffic_forms(root, state.endpoint), "A change is live within a second."),
-        Section(
-            "Try", _try_form(root, tried or Tried("", "", ""), answers), "Every arm answers; no experiment counts it."
-        ),
+        Section("Try", _try_form(root, tried, answers), "Every arm answers; no experiment counts it."),
         Section("Changes", _changes(state.endpoint.history)),
     ]
     leave = _form(f"{root}/close", Markup("<button>Close the session</button>"))

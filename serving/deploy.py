@@ -215,12 +215,8 @@ def _written(store: Store, spec: ServeSpec, arms: Mapping[str, Arm], before: End
 
 def _at_live_weights(arms: Mapping[str, Arm], old: Endpoint) -> dict[str, Arm]:
     """Return arms with the weights that they have by now, but for those whose weight was changed in the file."""
-    found: dict[str, Arm] = {}
-    for name, arm in arms.items():
-        was = old.arms.get(name)
-        is_kept = was is not None and was.asked == arm.asked
-        found[name] = arm.model_copy(update={"weight": was.weight}) if was is not None and is_kept else arm
-    return found
+    kept = {name: was.weight for name, was in old.arms.items() if name in arms and was.asked == arms[name].asked}
+    return {name: arm.model_copy(update={"weight": kept.get(name, arm.weight)}) for name, arm in arms.items()}
 
 
 def _remove_unused(endpoint: Endpoint, running: set[str]) -> None:

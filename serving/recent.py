@@ -33,7 +33,6 @@ class Load:
     """What an arm did in the last ``span_s`` seconds; times are of requests that went well, None where none did."""
 
     span_s: float
-
     running: int
     requests: int
     failed: int

@@ -18,9 +18,10 @@ from cluster.store import Store
 from serving import endpoint as endpoints
 from serving import traffic
 from serving.ledger import Ledger
-from serving.ledger_rows import Exposure, Outcome, Row
+from serving.ledger_rows import Row
 from serving.releases import served
 from tests.endpoints import endpoint
+from tests.experiment_rows import exposure, outcome
 
 pytestmark = pytest.mark.integration
 
@@ -63,12 +64,10 @@ def users_of(settings: Settings, now_s: float, successes: dict[str, float], fail
     for arm, share in successes.items():
         for n in range(100):
             status = "failed" if n < failures.get(arm, 0) else "ok"
-            row = Exposure(
-                request=f"{arm}{n}", endpoint="support", experiment="v2", arm=arm, unit=f"{arm}{n}", has_unit=True,
-                probabilities={"a": 0.5, "b": 0.5}, epoch=1, time_s=now_s - 48 * 3600 + n, latency_s=0.1, status=status,
-            )  # fmt: skip
-            value = float(n < 100 * share)
-            rows += [row, Outcome(request=row.request, time_s=row.time_s + 1, name="success", value=value)]
+            unit, at_s = f"{arm}{n}", now_s - 48 * 3600 + n
+            about = {"endpoint": "support", "experiment": "v2", "latency_s": 0.1, "status": status}
+            rows.append(exposure(unit, unit, arm, {"a": 0.5, "b": 0.5}, at_s, **about))
+            rows.append(outcome(unit, "success", float(n < 100 * share), at_s + 1))
     with closing(Ledger.open(settings)) as ledger:
         ledger.write(rows)
 

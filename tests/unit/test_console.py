@@ -33,9 +33,11 @@ from serving.ledger import Ledger
 from serving.ledger_rows import Exposure, Outcome
 from tests.browser import DARK, Browse, refuse_missing_colours
 from tests.endpoints import Local, ToldArm, endpoint
+from tests.experiment_rows import exposure, outcome
 
 ADMIN = "a" * 20
 KEYS = Keys(admin=frozenset([hashed(ADMIN)]))
+HALVES = {"a": 0.5, "b": 0.5}
 HOSTILE = "<script>document.title='owned'</script>"
 
 
@@ -222,14 +224,8 @@ def decided_experiment(settings: Settings) -> None:
     rows: list[Exposure | Outcome] = []
     for n in range(400):
         arm, at_s = "ab"[n % 2], began_s + 3600 * n
-        rows.append(
-            Exposure(
-                request=f"r{n}", endpoint="support", experiment="v2", arm=arm, unit=f"u{n}", has_unit=True,
-                probabilities={"a": 0.5, "b": 0.5}, epoch=1, time_s=at_s, latency_s=0.1,
-            )
-        )  # fmt: skip
-        value = float(n % (7 if arm == "a" else 3) > 0)
-        rows.append(Outcome(request=f"r{n}", time_s=at_s + 1, name="success", value=value))
+        rows.append(exposure(f"r{n}", f"u{n}", arm, HALVES, at_s, endpoint="support", experiment="v2", latency_s=0.1))
+        rows.append(outcome(f"r{n}", "success", float(n % (7 if arm == "a" else 3) > 0), at_s + 1))
     ledger = Ledger.open(settings)
     ledger.write(rows)
     ledger.close()
