@@ -1,7 +1,8 @@
 """`hone …`: every command in one parser, and how one of them ends.
 
 What the commands do is in ``cluster.*_commands``, by family; a new one joins its family's table. Exit codes: 0 done, 1
-the run failed, 2 the user's file or arguments are wrong, 3 the gate said hold or reject, 4 it cannot fit, 130 interrupted.
+the run failed, 2 the user's file or arguments are wrong, 3 the gate said hold or reject, 4 it cannot fit, 130
+interrupted.
 """
 
 from __future__ import annotations
