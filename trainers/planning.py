@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cluster.capacity import Capacity
 from cluster.errors import JobFileError
 from cluster.resources import make_plan, trials_at_once
-from cluster.session import cluster_capacity, ray_session, refuse_local_home
+from cluster.session import job_capacity, ray_session, refuse_local_home
 from cluster.store import Store
 from trainers.batches import drawn
 from trainers.metrics import METRICS
@@ -60,7 +60,7 @@ def capacity(settings: Settings) -> Capacity:
 
         return this_machine()
     with ray_session(address=settings.ray_address):
-        found = cluster_capacity()
+        found = job_capacity()
         refuse_local_home(settings, found)
         return found
 
