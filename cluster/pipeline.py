@@ -24,6 +24,7 @@ from cluster.records import CheckReport, Plan, RunState, RunStatus, SweepResult,
 from cluster.registry import Registry, RunOutcome
 from cluster.runs import RUNS, claim_run, find_run, new_run_id, read_status, reconciled_status, write_status
 from cluster.session import ray_session
+from cluster.speed_spec import names_speed
 from cluster.store import Store
 
 if TYPE_CHECKING:
@@ -45,18 +46,23 @@ MAY_DIFFER = ("cluster.", "sweep.trials=", "sweep.max_hours=", "sweep.max_cost="
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the pipeline: its name, its entry as MODULE:FUNCTION, what it leaves, and whether it needs Ray."""
+    """One row of the pipeline: its name, its entry as MODULE:FUNCTION, what it leaves, and whether it needs Ray.
+
+    ``only`` says of which jobs it is a stage.
+    """
 
     name: str
     entry: str
     leaves: str
     on_ray: bool = False
+    only: Callable[[JobSpec], bool] = lambda job: True
 
 
 TRAINING: tuple[Stage, ...] = (
     Stage("train", "trainers.train:run", "train", on_ray=True),
     Stage("export", "trainers.export:run", "model"),
     Stage("evaluate", "trainers.evaluation:run", "evaluation", on_ray=True),
+    Stage("speed", "serving.speed:run", "speed.json", on_ray=True, only=lambda job: names_speed(job.gate)),
     Stage("gate", "trainers.acceptance:run", "gate.json"),
     Stage("release", "trainers.release:run", "release"),
     Stage("register", "trainers.registration:run", "result.json"),
@@ -245,6 +251,7 @@ def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
 
 def _left(ctx: RunContext, stages: Sequence[Stage]) -> Sequence[Stage]:
     """Return the stages after the last one that left its artifact: what came before it may have been cleared away."""
+    stages = [stage for stage in stages if stage.only(ctx.job)]
     there = ctx.store.list(RUNS, ctx.run)
     return stages[max((place + 1 for place, stage in enumerate(stages) if stage.leaves in there), default=0) :]
 

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from cluster.audit_spec import AuditSpec
 from cluster.blocks import WORD_PATTERN, Block, Name, SourceList, Sources, Text, Word, did_you_mean, refusal
 from cluster.serve_spec import ServeSpec
+from cluster.speed_spec import SpeedSpec
 from cluster.sweep_spec import SweepSpec, refuse_impossible_space
 from cluster.train_spec import EarlyStopping, LoraSpec, TrainSpec
 
@@ -261,6 +262,7 @@ class JobSpec(Block):
     gate: list[Text] = Field(
         default_factory=list, description="Rules TERM OP TERM [± NUMBER] that a release must pass; none: accept."
     )
+    speed: SpeedSpec = Field(default_factory=SpeedSpec, description="How speed is measured where a gate rule names it.")
     tracking: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(
         default_factory=lambda: ["mlflow"],
         description="Where curves go: mlflow (at the end), tensorboard, wandb (both live, in the run's directory).",

@@ -141,7 +141,7 @@ def test_what_cannot_be_answered_is_refused_in_openais_shape(body: Any, status: 
     ("error", "http", "status"),
     [
         (RequestRefused("too long", "shorten it"), 400, "refused"),
-        (Overloaded("full", "later"), 429, "failed"),
+        (Overloaded("full", "later"), 429, "overloaded"),
         (NotServing("gone", "again"), 503, "failed"),
         (GenerationFailed("broken", "again"), 500, "failed"),
     ],
