@@ -142,7 +142,8 @@ def _measured_on_ray(
     import ray
     from ray.exceptions import RayTaskError
 
-    task: Any = ray.remote(**_size(), max_retries=1)(measured)
+    size: Any = _size()
+    task: Any = ray.remote(**size, max_retries=1)(measured)
     try:
         return ray.get(task.remote(model, requests, concurrency, warm_up))
     except RayTaskError as error:

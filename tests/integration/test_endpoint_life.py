@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,7 @@ def test_a_training_beside_two_arms_ends_while_requests_are_answered(life: Life)
     job.write_text(
         f"name: tickets\nbase: {life.bases['steady']}\ndata: tickets.jsonl\n"
         "train: {method: full, epochs: 2, batch_size: 16, max_length: 64}\nevaluate: {max_new_tokens: 8}\n"
+        'gate: ["p95_latency_s <= 30", "tokens_per_s >= 1"]\nspeed: {requests: 20, warm_up: 4, concurrency: 4}\n'
     )
     code, _, err = life.hone("check", str(job), "--beside", "life", "--set", "cluster.workers=2")
     assert code == 4, err
@@ -165,8 +166,9 @@ def test_a_training_beside_two_arms_ends_while_requests_are_answered(life: Life)
 
     def look() -> None:
         while not over.wait(0.2):
-            below = keeper.children(recursive=True)
-            workers.update(process.pid for process in below if "RayTrainWorker" in process.name())
+            for process in keeper.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    workers.update([process.pid] if "RayTrainWorker" in " ".join(process.cmdline()) else [])
 
     looking = threading.Thread(target=look, daemon=True)
     looking.start()
@@ -175,7 +177,14 @@ def test_a_training_beside_two_arms_ends_while_requests_are_answered(life: Life)
     over.set()
     looking.join()
     assert code == 0, err
-    assert json.loads(out.splitlines()[-1])["version"] == "tickets@1"
+    result = json.loads(out.splitlines()[-1])
+    assert result["version"] == "tickets@1"
+    speed = json.loads((life.home / "runs" / result["run"] / "speed.json").read_text())
+    assert [rule["left"] for rule in result["gate"]["rules"]] == [
+        speed["metrics"]["p95_latency_s"],
+        speed["metrics"]["tokens_per_s"],
+    ]
+    assert speed["size"] == {"num_cpus": 0.05}, "measured as an arm is served here"
     assert workers, "its workers are the endpoint's Ray's"
     assert {answer.status_code for _, answer in answers} == {200}
     assert {answer.headers["x-hone-arm"] for _, answer in answers} == {"steady", "writer"}
