@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec
 
 OWN_PLACE = 2
-"""The place, from 0, of the job's own values behind a prior. Replayed, as the first of 7 trainings they cost the most of
-what a search gains (benchmarks/results/sweep_quality.md)."""
+"""The place, from 0, of the job's own values behind a prior. Replayed with room for 7 trainings, being the first one
+cost them most of what a search gains (benchmarks/results/sweep_quality.md)."""
 FULL_RATE, LORA_TIMES, WIDTH = 5e-5, 10.0, 2000
 EXPONENTS = {"llama": 0.781, "qwen2": 0.0775, "qwen3": 0.0775}
 """By model type: how fast the best learning rate falls with the hidden size, in the authors' fit."""
@@ -39,7 +39,7 @@ class Base:
 
 
 def usual_rate(method: Method, base: Base | None) -> float:
-    """Return the learning rate that suits a method on a base; the job file's default where the base's family is unknown.
+    """Return the learning rate that suits a method on a base; the job file's default where the family is unknown.
 
     Schulman et al. 2025 fit 5e-5 · m · (2000 / hidden size)^p, m = 10 for LoRA and 1 for full tuning.
     """
@@ -68,7 +68,7 @@ def warm_starts(job: JobSpec, base: Base | None = None) -> Points:
     mine = _allowed(own, dimensions)
     if mine and mine not in priors:
         placed[min(OWN_PLACE, job.sweep.trials - 1) if first else 0] = mine
-    placed |= {place: point for place, point in enumerate(later, OWN_PLACE + 1)}
+    placed |= dict(enumerate(later, OWN_PLACE + 1))
     return {place: point for place, point in placed.items() if place < job.sweep.trials}
 
 
