@@ -66,7 +66,7 @@ def test_a_key_has_a_column_of_its_own_that_is_empty_where_it_does_not_apply() -
     lines = table_lines([], live, ("loss", []), 3, None)
     assert [len(line) for line in lines[:3]] == [len(lines[0])] * 3
     assert lines[0].split() == ["trial", "state", "loss", "done", "base", "lora.rank"]
-    assert lines[1].split()[-2:] == ["…/a/long/way/to/x", "4"]
+    assert lines[1].split()[-2:] == ["…e/a/long/way/to/x", "4"]
     assert lines[3].split()[-1] == "z"
 
 
