@@ -194,14 +194,14 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
             return traded_ending(record, worst, driver.most_paid())
         return study_ending(record, worst)
 
-    def is_over() -> bool:
-        if sweep.until_converged and not driver.is_over() and has_converged(study):
-            driver.end("converged")
-        return driver.is_over()
-
     starts = warm_starts(job, _base(job.base))
     searcher = StudySearch(
-        study, job, mode, lambda assigned, result: ending(driver.ended(assigned, result)), is_over, starts
+        study,
+        job,
+        mode,
+        ending=lambda assigned, result: ending(driver.ended(assigned, result)),
+        is_over=lambda: is_over(driver, study, sweep),
+        starts=starts,
     )
     pruned = "none pruned" if sweep.prune == "none" else f"pruned by {sweep.prune}"
     how = f"{arena.at_once} at once, by {sweep.search}, {pruned}"
@@ -211,6 +211,13 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
         ctx.progress.say("search: trials are scored at their end only, so none can be pruned: lower train.eval_every")
     drive(driver, searcher, judge, missing)
     return ENDED_BY[driver.why_over]
+
+
+def is_over(driver: Driver, study: optuna.Study, sweep: SweepSpec) -> bool:
+    """Return whether no further trial shall begin, which may be because the study has converged."""
+    if sweep.until_converged and not driver.is_over() and has_converged(study):
+        driver.end("converged")
+    return driver.is_over()
 
 
 def study_ending(record: TrialRecord, worst: float) -> Ending | None:
