@@ -132,8 +132,8 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 def has_converged(study: optuna.Study) -> bool:
     """Return whether Optuna expects no further gain (Ishibashi et al. 2023, arXiv 2301.12290, in its EMMR form).
 
-    Optuna 6 takes its terminator out (optuna#6668), which is why pyproject.toml stays below it; OptunaHub holds the same
-    classes as `callbacks/terminator` (optunahub-registry#386), to be had from there by then.
+    Optuna 6 takes its terminator out (optuna#6668), which is one reason why pyproject.toml stays below it; OptunaHub
+    holds the same classes as `callbacks/terminator` (optunahub-registry#386).
     """
     with _experimental():
         from optuna.terminator import EMMREvaluator, MedianErrorEvaluator, Terminator

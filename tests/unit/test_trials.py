@@ -200,7 +200,8 @@ class Planned(RunContext):
 def test_a_search_whose_money_is_used_up_ends_and_pays_for_the_workers_that_trials_have(tmp_path: Path) -> None:
     settings = Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
     priced = {"price_per_gpu_hour": 60.0}  # a minute of one GPU costs a dollar, and that is what each trial took
-    of = JobSpec.model_validate(job(max_cost=2.5, workers=1).model_dump() | {"cluster": priced})
+    plain = job(workers=1).model_dump() | {"cluster": priced}
+    of = JobSpec.model_validate(plain | {"sweep": plain["sweep"] | {"max_cost": 2.5}})
     ctx = Planned(RUN, of, settings, Store(str(tmp_path)), Untracked(), Progress(io.StringIO()))  # pyright: ignore
     for number, why in ((1, ""), (2, ""), (3, "budget")):
         keep_trial(ctx.store, RUN, trial(number, 2.0))
