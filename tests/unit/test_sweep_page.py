@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.sweep_spec import Dimension, Range
+from cluster.sweep_spec import Dimension, Integers, Range
 from tests.finished_sweeps import RATE, TRADED, finished_sweep, job, traded_trials, trial, trials
 from tests.page_outline import refuse_fetching_or_running
 from tuning.contest import Contender, decide
@@ -15,7 +15,7 @@ from tuning.finals import finalists, other_seeds, own_trial
 from tuning.importance import early_value, importances
 from tuning.outcome import compared
 from tuning.plots import Scale
-from tuning.report import sweep_page
+from tuning.report import best_so_far, sweep_page
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import Assigned, best_trials
 
@@ -122,6 +122,24 @@ def test_importance_goes_to_the_key_that_decides() -> None:
     assert by_rate[RATE] > 0.8
     assert by_dropout["train.dropout"] > 0.8
     assert importances(found[:3], {0: 1.0, 1: 2.0, 2: 3.0}, space, "min") == {}
+
+
+def test_a_key_that_never_varied_has_no_importance() -> None:
+    found = [trial(n, 1.0 + n, **{"train.learning_rate": n / 10, "train.dropout": n % 3 / 10}) for n in range(10)]
+    values: dict[str, Dimension] = {
+        "train.learning_rate": Range(0.0, 1.0, log=False),
+        "train.dropout": Range(0.0, 1.0, log=False),
+        "train.lora.rank": Integers(4, 64),
+    }
+    assert set(importances(found, {t.number: t.value or 0.0 for t in found}, values, "min")) == {*values} - {
+        "train.lora.rank"
+    }
+
+
+def test_the_best_so_far_is_drawn_in_steps() -> None:
+    told = [trial(2, 0.5), trial(0, 0.9), trial(1, 0.1, "pruned"), trial(3, 0.7)]
+    assert best_so_far(told, is_lower=True) == [(0, 0.9), (0, 0.9), (2, 0.9), (2, 0.5), (3, 0.5), (3, 0.5)]
+    assert best_so_far(told, is_lower=False)[-1] == (3, 0.9)
 
 
 def test_trials_are_judged_early_by_what_they_had_at_the_first_rung() -> None:
