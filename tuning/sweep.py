@@ -38,7 +38,7 @@ from tuning.study import (
 )
 from tuning.trials import TRIALS, TrialRecord, best_trials, read_trials
 from tuning.tuner import drive
-from tuning.warm_start import Base, warm_starts
+from tuning.warm_start import EXPONENTS, Base, warm_starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,9 +168,9 @@ def _vocabulary(base: str) -> int:
     return int(_text_config(base).vocab_size)
 
 
-def _base(base: str) -> Base:
+def _base(base: str) -> Base | None:
     config = _text_config(base)
-    return Base(config.model_type, int(config.hidden_size))
+    return Base(config.model_type, int(config.hidden_size)) if config.model_type in EXPONENTS else None
 
 
 def _text_config(base: str) -> PreTrainedConfig:

@@ -80,10 +80,11 @@ def _priors(job: JobSpec, dimensions: Mapping[str, Dimension], own: Values, base
     """Return the job's values at the usual rate of its method, and under every other method with the rate moved."""
     if RATE not in dimensions:
         return []
-    before, methods = job.train.method, dimensions.get(METHOD)
+    before: Method = job.train.method
+    methods = dimensions.get(METHOD)
     rates: dict[Method, float] = {before: usual_rate(before, base)}
     if isinstance(methods, Choice):
-        others = [method_named(str(option)) for option in methods.options if option != before]
+        others: list[Method] = [method_named(str(option)) for option in methods.options if option != before]
         rates |= {after: moved_rate(job.train.learning_rate, before, after) for after in others}
     found: list[Values] = []
     for method, rate in rates.items():
