@@ -41,7 +41,7 @@ test: check  ## check, then integration tests on a local Ray, and the fast ones 
 	echo "test: integration took $$((SECONDS - began)) s"
 
 faults: setup  ## every test that kills processes, damages files or fills disks
-	@began=$$SECONDS; $(BIN)/pytest -q tests/faults; echo "faults: took $$((SECONDS - began)) s"
+	@began=$$SECONDS; $(BIN)/pytest -q tests/faults $(FAULTS); echo "faults: took $$((SECONDS - began)) s"
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m tests.generated_docs

@@ -5,8 +5,8 @@ Standard output is left to results. Stages say what they begin with ``say``; lon
 
 from __future__ import annotations
 
+import os
 import time
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cluster.records import RunStatus
 
 LINE_EVERY_S = 10.0
+FALLBACK = 80, 24
 
 
 class Progress:
@@ -52,13 +53,25 @@ class Progress:
             self._bar = None
 
     def redraw(self, lines: Sequence[str]) -> None:
-        """Draw a table in place of the one drawn before it; nothing where the stream is no terminal."""
+        """Draw a table in place of the one drawn before it; nothing where the stream is no terminal.
+
+        Old lines are overwritten, not erased first, which would flicker; lines above the terminal's top could not be
+        overwritten, so the last ones that fit are shown.
+        """
         if not self._stream.isatty():
             return
-        width = get_terminal_size().columns
-        back = f"\x1b[{self._drawn_lines}F\x1b[J" if self._drawn_lines else ""
-        print(back + "\n".join(line[: width - 1] for line in lines), file=self._stream, flush=True)
-        self._drawn_lines = len(lines)
+        width, height = self._size()
+        back = f"\x1b[{self._drawn_lines}F" if self._drawn_lines else ""
+        shown = [cut(line, width - 1) for line in lines[-max(1, height - 1) :]]
+        print(back + "\n".join(f"{line}\x1b[K" for line in shown) + "\n\x1b[J", end="", file=self._stream, flush=True)
+        self._drawn_lines = len(shown)
+
+    def _size(self) -> tuple[int, int]:
+        """Return the columns and lines of the terminal that the stream is, which need not be standard output's."""
+        try:
+            return os.get_terminal_size(self._stream.fileno())
+        except OSError:
+            return FALLBACK
 
     def note(self, line: str) -> None:
         """Print one line where no table can be redrawn."""
@@ -77,6 +90,11 @@ class Progress:
             )
         self._bar.n = status.step
         self._bar.set_description_str(numbers(status))
+
+
+def cut(line: str, most: int) -> str:
+    """Return a line of at most so many characters, the last of them a mark where there were more."""
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def numbers(status: RunStatus) -> str:

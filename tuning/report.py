@@ -155,15 +155,22 @@ def _head(done: FinishedSweep) -> Markup:
 
 def _history(done: FinishedSweep) -> Section:
     scored = [trial for trial in done.trials if trial.value is not None]
-    better = min if is_lower_better(done.metric) else max
-    line: list[tuple[float, float]] = []
-    for trial in sorted(scored, key=lambda trial: trial.number):
-        if trial.state == "complete" and trial.value is not None:
-            line.append((float(trial.number), better(trial.value, line[-1][1]) if line else trial.value))
     dots = [Dot(t.number, t.value, done.kind(t), _named(t)) for t in scored if t.value is not None]
     x = Scale.of([trial.number for trial in done.trials])
+    line = best_so_far(done.trials, is_lower=is_lower_better(done.metric))
     body = scatter("Optimisation history", f"best {done.metric} of each trial, by its number", x, dots, line)
     return Section("History", body, "The line is the best trial so far that ran its full budget.")
+
+
+def best_so_far(trials: Sequence[TrialRecord], *, is_lower: bool) -> list[tuple[float, float]]:
+    """Return the steps of the best value by trial number, among trials that ran their full budget."""
+    found: list[tuple[float, float]] = []
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if trial.state == "complete" and trial.value is not None:
+            before = found[-1][1] if found else trial.value
+            better = min(before, trial.value) if is_lower else max(before, trial.value)
+            found += [(float(trial.number), before), (float(trial.number), better)]
+    return found
 
 
 def _named(trial: TrialRecord) -> str:
