@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from cluster.errors import JobFileError, RunFailed, RunStopped
 from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
+from cluster.places import local_directory
 from cluster.runs import clear_stop, stop_requested
 from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
@@ -167,7 +168,7 @@ def _prepared(ctx: RunContext, jobs: list[JobSpec]) -> Iterator[tuple[str, str]]
 def _vocabulary(base: str) -> int:
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config().vocab_size)
+    return int(AutoConfig.from_pretrained(local_directory(base), trust_remote_code=False).get_text_config().vocab_size)
 
 
 def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:
