@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import HoneError, RunStopped, StoreError, UsageError
-from cluster.jobfile import dump_job, load_job
+from cluster.jobfile import dump_job, stored_job
 from cluster.phases import Phase, note_phase, timed
+from cluster.preflight import refuse_unreachable
 from cluster.records import CheckReport, Plan, RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
 from cluster.runs import RUNS, claim_run, find_run, new_run_id, read_status, reconciled_status, write_status
 from cluster.session import ray_session
 from cluster.speed_spec import names_speed
 from cluster.store import Store
+from cluster.uploads import with_stored_base
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -108,8 +110,12 @@ class RunContext:
         return plan
 
     def prepared_path(self) -> str:
-        """Return the directory of the prepared data set (verified)."""
+        """Return the directory of the prepared data set (verified) on this node."""
         return str(self.store.reading("data", self.data()["prepared"]))
+
+    def prepared_place(self) -> str:
+        """Return where every node opens the prepared data set: a directory that all see, or a URL."""
+        return self.store.path("data", self.data()["prepared"])
 
 
 def entry(name: str) -> Callable[..., Any]:
@@ -125,6 +131,7 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
     registered then.
     """
     began_s = time.monotonic()
+    job = with_stored_base(job, Store(settings.home), progress)
     ready = entry(_ready(job))(job, settings, progress)
     took_s = time.monotonic() - began_s
     ctx = start_run(job, ready, settings, progress, now)
@@ -148,7 +155,7 @@ def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence
         raise UsageError(
             f"--set {odd[0]} would change what is trained", "only keys of cluster: and a sweep's budget may differ"
         )
-    job = load_job(Path(store.path(RUNS, run, "job.yaml")), overrides)
+    job = stored_job(store, RUNS, run, "job.yaml", overrides=overrides)
     ctx = RunContext(run, job, settings, store, Registry(settings), progress)
     if overrides:
         with timed(store, run, DATA):
@@ -178,7 +185,7 @@ def as_trained(ctx: RunContext) -> RunContext:
     """Return the context of the stages after a sweep, whose job and data are the winner's; any other one as it is."""
     if not (ctx.store.exists(RUNS, ctx.run, WINNER) and ctx.store.is_committed(RUNS, ctx.run, "train")):
         return ctx
-    return replace(ctx, job=load_job(Path(ctx.store.path(RUNS, ctx.run, WINNER))), document=WINNER_DATA)
+    return replace(ctx, job=stored_job(ctx.store, RUNS, ctx.run, WINNER), document=WINNER_DATA)
 
 
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, now: datetime) -> RunContext:
@@ -243,6 +250,7 @@ def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
             with timed(ctx.store, ctx.run, stage.name):
                 if stage.on_ray and not up:
                     while_needed.enter_context(ray_session(address=ctx.settings.ray_address))
+                    refuse_unreachable(ctx.settings)
                     up = True
                 entry(stage.entry)(as_trained(ctx))
                 if place == last_on_ray:

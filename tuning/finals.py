@@ -31,7 +31,7 @@ from tuning.judge import Lenient
 from tuning.space import own_values, packed, trial_job
 from tuning.sweep import arena_of, search_winners, sweep_of, winner_data
 from tuning.tradeoff import paid
-from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_directory
+from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_place
 from tuning.tuner import drive
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(ctx: RunContext) -> None:
     _settle(ctx, arena, winner)
     ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
     assert winner.trained is not None, "a complete trial has its training's record"
-    directory = trial_directory(ctx.store, ctx.run, winner.name)
+    directory = trial_place(ctx.store, ctx.run, winner.name)
     commit_weights(ctx, directory, winner.trained)
     keep_rate(ctx.job, ctx.store, ctx.run, winner.trained, ctx.check().splits["train"])
     everything = [*trials, *read_trials(ctx.store, ctx.run, FINALS)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from cluster.charts import Bar, bars
-from cluster.jobfile import load_job
+from cluster.jobfile import stored_job
 from cluster.pages import Cell, Section, Tile, Tone, badge, banner, element, facts, joined, page, table, tiles
 from cluster.phases import duration
 from cluster.pipeline import SEARCHED, SWEEP_PAGE
@@ -30,8 +30,6 @@ from tuning.tradeoff_view import tradeoff_section
 from tuning.trials import FINALS, TrialRecord, read_trials, trial_history
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cluster.pipeline import RunContext
     from cluster.spec import JobSpec
 
@@ -88,7 +86,7 @@ def run(ctx: RunContext) -> None:
 
 def finished_sweep(ctx: RunContext) -> FinishedSweep:
     """Return what the stages of a sweep left, read again; the context's job is the winner's, not the sweep's."""
-    job = load_job(_job_file(ctx))
+    job = stored_job(ctx.store, RUNS, ctx.run, "job.yaml")
     trials = read_trials(ctx.store, ctx.run)
     curves = {trial.name: _curve(ctx, trial, job.train.best_by) for trial in trials}
     return FinishedSweep(
@@ -100,12 +98,6 @@ def finished_sweep(ctx: RunContext) -> FinishedSweep:
         final_runs=read_trials(ctx.store, ctx.run, FINALS),
         curves=curves,
     )
-
-
-def _job_file(ctx: RunContext) -> Path:
-    from pathlib import Path
-
-    return Path(ctx.store.path(RUNS, ctx.run, "job.yaml"))
 
 
 def _curve(ctx: RunContext, trial: TrialRecord, metric: str) -> list[tuple[float, float]]:

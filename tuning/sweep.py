@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from cluster.errors import JobFileError, RunFailed, RunStopped
 from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
+from cluster.places import local_directory
 from cluster.runs import clear_stop, stop_requested
 from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
@@ -176,7 +177,7 @@ def _base(base: str) -> Base | None:
 def _text_config(base: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config()
+    return AutoConfig.from_pretrained(local_directory(base), trust_remote_code=False).get_text_config()
 
 
 def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:

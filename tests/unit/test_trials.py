@@ -27,7 +27,7 @@ from tuning.judge import FULL, PROGRESS, VALUE
 from tuning.objective import RESULT, Arena, evaluations, progress_of
 from tuning.study import CONVERGED_AFTER, Ending
 from tuning.sweep import ENDED_BY, is_over, penalty, study_ending, traded_ending, variants
-from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_directory
+from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_place
 
 RUN = "router-20260101-000000-abcd"
 
@@ -71,7 +71,7 @@ def test_weights_stay_only_where_they_may_win_and_curves_always(tmp_path: Path) 
     store = Store(str(tmp_path))
     records = [trial(number, 1.0) for number in range(2)]
     for record in records:
-        directory = trial_directory(store, RUN, record.name)
+        directory = Path(trial_place(store, RUN, record.name))
         for part in ("best-00000010", "step-00000020", ".aside"):
             (directory / part).mkdir(parents=True)
         (directory / "history.jsonl").touch()
