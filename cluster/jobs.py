@@ -218,7 +218,7 @@ def _client(address: str, headers: Mapping[str, str]) -> Any:
 
 def _token_header(address: str) -> dict[str, str]:
     """Return the header with our token, wherever Ray finds one. Raises UsageError where there is none."""
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._raylet import AuthenticationTokenLoader  # pyright: ignore[reportAttributeAccessIssue]
     from ray.exceptions import AuthenticationError
 
     try:

@@ -1,9 +1,10 @@
-"""A Ray cluster of several nodes on this machine, for trying what needs one: each node has a loopback address of its own.
+"""A Ray cluster of several nodes on this machine, for trying what needs one: each has a loopback address of its own.
 
-It listens on the loopback interface only and asks for a token (Ray's Jobs interface runs code for whoever reaches it),
-keeps its files in a directory of its own, so that no other Ray on the machine is taken for it, and is gone with
-everything it started when the block ends. The head has no CPUs: workers run on the nodes beside it. Left out: any
-cluster that shall outlive the program that made it.
+Whoever talks to it needs its token, and its dashboard, where jobs are submitted, listens on the loopback interface.
+(Ray's inner ports listen on every interface for any address but 127.0.0.1, of which there is only one; they ask for the
+token too.) It keeps its files in a directory of its own, so that no other Ray on the machine is taken for it, and is
+gone with everything it started when the block ends. The head has no CPUs: workers run on the nodes beside it. Left out:
+any cluster that shall outlive the program that made it.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class LocalCluster:
         log = self.folder / f"node-{number}.log"
         command = [RAY, "start", *(self._join() if number else self._head()), "--node-ip-address", host(number)]
         command += ["--num-cpus", str(cpus), "--dashboard-agent-listen-port", str(free_port()), "--block"]
+        command += [] if number else ["--ray-client-server-port", str(free_port())]
         with log.open("wb") as out:
             self._nodes[number] = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
@@ -107,11 +109,12 @@ class LocalCluster:
                     one.kill()
         process.wait()
 
-    def restart_head(self) -> None:
-        """Start a new head, which knows nothing of the old one, in place of one that was lost with its nodes."""
+    def start_again(self, cpus: Sequence[int]) -> None:
+        """Start a new head and nodes in place of lost ones: same address and token, and no memory of what ran."""
         self.close()
         self._nodes.clear()
-        self.start(0)
+        for number in (0, *cpus):
+            self.start(number)
 
     def close(self) -> None:
         """Lose all nodes that are left, and remove their files."""
@@ -149,9 +152,7 @@ def local_cluster(folder: Path, cpus: Sequence[int], *, with_dashboard: bool = T
     _refuse_single_loopback(len(cpus))
     nodes = LocalCluster(folder, with_dashboard)
     try:
-        nodes.start(0)
-        for number in cpus:
-            nodes.start(number)
+        nodes.start_again(cpus)
         yield nodes
     finally:
         nodes.close()

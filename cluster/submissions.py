@@ -76,15 +76,14 @@ def reconciled(status: RunStatus, view: View, submission: Submission, *, gone: b
     """
     if status.state in ENDED:
         return status
-    known = {"stopping": "stopping", "waiting": "waiting"}
     state: RunState = status.state
     match view.seen:
         case "pending":
             why = f"{submission.address} is about to start it"
         case "running":
-            why = status.why or ("its driver is starting" if known.get(state) == "waiting" else "")
+            why = status.why or ("its driver is starting" if state == "waiting" else "")
         case "silent" if not gone:
-            why = f"the head at {submission.address} does not answer; this is the run's own last word"
+            why = f"{view.why or _silence(submission)}; this is the run's own last word"
         case "stopped":
             state, why = "stopped", KILLED
         case "failed" if status.state == "stopping":
@@ -96,9 +95,13 @@ def reconciled(status: RunStatus, view: View, submission: Submission, *, gone: b
         case "absent":
             state, why = "failed", f"the head at {submission.address} knows it no more: it was started again"
         case "silent":
-            state, why = "failed", f"its process is gone, and the head at {submission.address} does not answer"
+            state, why = "failed", f"its process is gone, and {view.why or _silence(submission)}"
     ended = state in ENDED
     return status.model_copy(update={"state": state, "why": why} | ({"eta_s": None} if ended else {}))
+
+
+def _silence(submission: Submission) -> str:
+    return f"the head at {submission.address} does not answer"
 
 
 def _reason(view: View, otherwise: str) -> str:

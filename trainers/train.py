@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import BudgetSpent, HoneError, RunFailed, RunStopped
 from cluster.fitting import counted
+from cluster.queueing import Queue
 from cluster.records import TrainedWeights
-from cluster.runs import clear_stop, read_status, request_stop, stop_requested
+from cluster.runs import read_status, request_stop, stop_requested
+from cluster.session import environment
 from cluster.stopping import stop_on_signal
 from trainers.checkpoint import best_directory
 from trainers.prepared import TRAIN
@@ -40,6 +42,7 @@ INNER = ("_base_exc", "cause", "controller_failure", "__cause__")
 """Where Ray's errors keep the error that they wrap."""
 CHECKPOINTS = "checkpoints"
 TRAINED = "trained.json"
+FOREVER_HOURS = 10 * 365 * 24.0
 
 
 def run(ctx: RunContext) -> None:
@@ -50,7 +53,6 @@ def run(ctx: RunContext) -> None:
     directory = Path(ctx.store.path("runs", ctx.run, CHECKPOINTS))
     directory.mkdir(parents=True, exist_ok=True)
     (directory / OUTCOME).unlink(missing_ok=True)
-    clear_stop(ctx.store, ctx.run)
     plan = ctx.plan()
     ctx.progress.say(
         f"train: {counted(plan.workers, 'worker')} on {plan.device}, ZeRO-{plan.zero_stage}, "
@@ -59,9 +61,10 @@ def run(ctx: RunContext) -> None:
     attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"  # Ray would go on with an attempt of the same name by itself
     workers = Workers(ctx.settings.home, ctx.run, directory, ctx.job, plan, ctx.prepared_path())
     trainer = workers.trainer(attempt, ctx.store.path("ray"))
-    with _watching(ctx), stop_on_signal(partial(_ask_to_stop, ctx)):
+    queue = Queue(ctx, plan)
+    with _watching(ctx), stop_on_signal(partial(_ask_to_stop, ctx)), environment(patience(ctx.job)):
         try:
-            in_thread(trainer.fit)
+            in_thread(trainer.fit, queue.look)
         except Exception as error:
             outcome = read_outcome(directory)
             known = outcome.error() if outcome else None
@@ -115,6 +118,17 @@ class Workers:
                 failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
             ),
         )
+
+
+def patience(job: JobSpec) -> dict[str, str]:
+    """Return how long Ray Train lets a fixed number of workers wait for room: as long as the job says, not a minute.
+
+    With a range it looks again every minute, perhaps for fewer.
+    """
+    hours = job.cluster.max_wait_hours
+    if not isinstance(job.cluster.workers, int):
+        return {}
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(round((hours or FOREVER_HOURS) * 3600) + 600)}
 
 
 def _num_workers(job: JobSpec) -> dict[str, Any]:
