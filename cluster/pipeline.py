@@ -23,7 +23,17 @@ from cluster.phases import Phase, note_phase, timed
 from cluster.preflight import refuse_unreachable
 from cluster.records import CheckReport, Plan, RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
-from cluster.runs import RUNS, claim_run, find_run, new_run_id, read_status, reconciled_status, write_status
+from cluster.run_log import RunLog, logged
+from cluster.runs import (
+    RUNS,
+    claim_run,
+    clear_stop,
+    find_run,
+    new_run_id,
+    read_status,
+    reconciled_status,
+    write_status,
+)
 from cluster.session import ray_session
 from cluster.speed_spec import names_speed
 from cluster.store import Store
@@ -132,7 +142,7 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
     """
     began_s = time.monotonic()
     job = with_stored_base(job, Store(settings.home), progress)
-    ready = entry(_ready(job))(job, settings, progress)
+    ready = entry(ready_entry(job))(job, settings, progress)
     took_s = time.monotonic() - began_s
     ctx = start_run(job, ready, settings, progress, now)
     note_phase(ctx.store, ctx.run, Phase(stage=DATA, took_s=took_s, done=True))
@@ -151,33 +161,61 @@ def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence
     if status.state in ("finished", "running", "waiting", "stopping"):
         remedy = f"hone status {run}" + ("" if status.state == "finished" else f"; hone stop {run}")
         raise UsageError(f"the run {run} is {status.state}", remedy)
+    refuse_other_values(overrides)
+    ctx = context_of(run, settings, progress, overrides)
+    plan_again(ctx, overrides)
+    clear_stop(store, run)
+    progress.say(f"run {run} goes on")
+    return go_on(ctx)
+
+
+def refuse_other_values(overrides: Sequence[str]) -> None:
+    """Raise UsageError for an override that would change what a run trains."""
     if odd := [text for text in overrides if not text.startswith(MAY_DIFFER)]:
         raise UsageError(
             f"--set {odd[0]} would change what is trained", "only keys of cluster: and a sweep's budget may differ"
         )
+
+
+def context_of(run: str, settings: Settings, progress: Progress, overrides: Sequence[str] = ()) -> RunContext:
+    """Return the context of a run that was made before, its job under ``overrides``."""
+    store = Store(settings.home)
     job = stored_job(store, RUNS, run, "job.yaml", overrides=overrides)
-    ctx = RunContext(run, job, settings, store, Registry(settings), progress)
+    return RunContext(run, job, settings, store, Registry(settings), progress)
+
+
+def plan_again(ctx: RunContext, overrides: Sequence[str]) -> None:
+    """Plan a run anew where its job changed, for the cluster of ``ctx.settings``."""
     if overrides:
-        with timed(store, run, DATA):
-            _keep_data(ctx, entry(_ready(job))(job, settings, progress))
-    claim_run(store, run)
-    ctx.registry.reopen_run(run)
-    progress.say(f"run {run} goes on")
+        with timed(ctx.store, ctx.run, DATA):
+            _keep_data(ctx, entry(ready_entry(ctx.job))(ctx.job, ctx.settings, ctx.progress))
+
+
+def go_on(ctx: RunContext) -> TrainResult:
+    """Run what is left of a run in this process, whatever its status says, and return its result."""
+    claim_run(ctx.store, ctx.run)
+    ctx.registry.reopen_run(ctx.run)
     return _through(ctx)
 
 
-def _ready(job: JobSpec) -> str:
+def ready_entry(job: JobSpec) -> str:
+    """Return the name of the job's data stage."""
     return "tuning.sweep:ready" if job.sweep else "trainers.prepare:ready"
 
 
 def _through(ctx: RunContext) -> TrainResult:
     """Run what is left of a run, and return its result."""
-    with _accounted(ctx):
+    with logged(ctx.store, ctx.run, ctx.progress) as log, _accounted(ctx, log):
         run_stages(ctx, SWEEP if ctx.job.sweep else TRAINING)
-    result = ctx.store.get_json(RUNS, ctx.run, "result.json")
-    if ctx.job.sweep is None:
+    return result_of(ctx.store, ctx.run)
+
+
+def result_of(store: Store, run: str) -> TrainResult:
+    """Return the result of a run that has finished, a SweepResult where it was a sweep."""
+    result = store.get_json(RUNS, run, "result.json")
+    if not store.exists(RUNS, run, SEARCHED):
         return TrainResult.model_validate(result)
-    searched = ctx.store.get_json(RUNS, ctx.run, SEARCHED)
+    searched = store.get_json(RUNS, run, SEARCHED)
     return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched})
 
 
@@ -271,7 +309,7 @@ def _enter(ctx: RunContext, stage: Stage) -> None:
 
 
 @contextmanager
-def _accounted(ctx: RunContext) -> Generator[None]:
+def _accounted(ctx: RunContext, log: RunLog) -> Generator[None]:
     """Leave a truthful status and MLflow run behind, however the stages end."""
     outcome: RunOutcome = "FAILED"
     state: RunState = "failed"
@@ -294,6 +332,7 @@ def _accounted(ctx: RunContext) -> Generator[None]:
     finally:
         last = read_status(ctx.store, ctx.run) or RunStatus(run=ctx.run, stage=TRAINING[0].name, state=state)
         write_status(ctx.store, last.model_copy(update={"state": state, "why": why, "eta_s": None}))
+        log.line(f"run {ctx.run} {state}{f': {why}' if why else ''}")
         try:
             ctx.registry.end_run(ctx.run, outcome)
         except StoreError as error:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from cluster.records import RunStatus
 
@@ -28,10 +29,21 @@ class Progress:
         self._drawn_lines = 0
         self._last_line_s = -LINE_EVERY_S
         self._last_step = -1
+        self._listener: Callable[[str], None] | None = None
+
+    @contextmanager
+    def heard_by(self, listener: Callable[[str], None]) -> Generator[None]:
+        """Also hand every line under the block to ``listener``, terminal or not."""
+        before, self._listener = self._listener, listener
+        try:
+            yield
+        finally:
+            self._listener = before
 
     def say(self, line: str) -> None:
         """Print one line, below a bar that is finished first."""
         self.close()
+        self._tell(line)
         print(line, file=self._stream, flush=True)
 
     def update(self, status: RunStatus) -> None:
@@ -39,11 +51,15 @@ class Progress:
         if status.steps == 0 or status.step == self._last_step:
             return
         self._last_step = status.step
+        line = f"  step {status.step}/{status.steps}  {numbers(status)}"
+        due = status.step == status.steps or self._clock() - self._last_line_s >= LINE_EVERY_S
+        if due:
+            self._last_line_s = self._clock()
+            self._tell(line)
         if self._stream.isatty():
             self._draw(status)
-        elif status.step == status.steps or self._clock() - self._last_line_s >= LINE_EVERY_S:
-            self._last_line_s = self._clock()
-            print(f"  step {status.step}/{status.steps}  {numbers(status)}", file=self._stream, flush=True)
+        elif due:
+            print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Finish the bar or table, if one is drawn."""
@@ -75,8 +91,13 @@ class Progress:
 
     def note(self, line: str) -> None:
         """Print one line where no table can be redrawn."""
+        self._tell(line)
         if not self._stream.isatty():
             print(line, file=self._stream, flush=True)
+
+    def _tell(self, line: str) -> None:
+        if self._listener is not None:
+            self._listener(line)
 
     def _draw(self, status: RunStatus) -> None:
         from tqdm import tqdm

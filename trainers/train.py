@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import BudgetSpent, HoneError, RunFailed, RunStopped
 from cluster.fitting import counted
 from cluster.places import local_directory
+from cluster.queueing import Queue
 from cluster.records import TrainedWeights
-from cluster.runs import clear_stop, read_status, request_stop, stop_requested
+from cluster.runs import read_status, request_stop, stop_requested
+from cluster.session import environment
 from cluster.stopping import stop_on_signal
 from cluster.store import Store
 from trainers.checkpoint import best_place
@@ -45,6 +47,7 @@ INNER = ("_base_exc", "cause", "controller_failure", "__cause__")
 """Where Ray's errors keep the error that they wrap."""
 CHECKPOINTS = "checkpoints"
 TRAINED = "trained.json"
+FOREVER_HOURS = 10 * 365 * 24.0
 
 
 def run(ctx: RunContext) -> None:
@@ -54,7 +57,6 @@ def run(ctx: RunContext) -> None:
     """
     directory = ctx.store.path("runs", ctx.run, CHECKPOINTS)
     ctx.store.remove("runs", ctx.run, CHECKPOINTS, OUTCOME)
-    clear_stop(ctx.store, ctx.run)
     plan = ctx.plan()
     ctx.progress.say(
         f"train: {counted(plan.workers, 'worker')} on {plan.device}, ZeRO-{plan.zero_stage}, "
@@ -64,9 +66,10 @@ def run(ctx: RunContext) -> None:
     workers = Workers(ctx.settings.home, ctx.run, directory, ctx.job, plan, ctx.prepared_place())
     ctx.prepared_path()  # verified here, before anybody trains on it
     trainer = workers.trainer(attempt, ray_directory(ctx.store))
-    with _watching(ctx), stop_on_signal(partial(_ask_to_stop, ctx)):
+    queue = Queue(ctx, plan)
+    with _watching(ctx), stop_on_signal(partial(_ask_to_stop, ctx)), environment(patience(ctx.job)):
         try:
-            in_thread(trainer.fit)
+            in_thread(trainer.fit, queue.look)
         except Exception as error:
             outcome = read_outcome(directory)
             known = outcome.error() if outcome else None
@@ -120,6 +123,17 @@ class Workers:
                 failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
             ),
         )
+
+
+def patience(job: JobSpec) -> dict[str, str]:
+    """Return how long Ray Train lets a fixed number of workers wait for room: as long as the job says, not a minute.
+
+    With a range it looks again every minute, perhaps for fewer.
+    """
+    hours = job.cluster.max_wait_hours
+    if not isinstance(job.cluster.workers, int):
+        return {}
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(round((hours or FOREVER_HOURS) * 3600) + 600)}
 
 
 def _num_workers(job: JobSpec) -> dict[str, Any]:

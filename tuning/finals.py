@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
 from cluster.pipeline import WINNER, WINNER_DATA
-from cluster.runs import RUNS, clear_stop, stop_requested
+from cluster.runs import RUNS, stop_requested
 from cluster.train_spec import mode_of
 from trainers.rates import keep_rate
 from trainers.train import commit_weights
@@ -73,7 +73,6 @@ class Listed(Searcher):
 
 def run(ctx: RunContext) -> None:
     """Find the winner and commit ``runs/RUN/train``; raises RunFailed where no finalist could be trained again."""
-    clear_stop(ctx.store, ctx.run)
     sweep, trials = sweep_of(ctx.job), read_trials(ctx.store, ctx.run)
     chosen = finalists(ctx.job, trials, mode_of(ctx.job.train.best_by))
     if sweep.proxy == 1 and [trial.state for trial in chosen] == ["complete"]:

@@ -17,7 +17,7 @@ from cluster.errors import JobFileError, RunFailed, RunStopped
 from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
 from cluster.places import local_directory
-from cluster.runs import clear_stop, stop_requested
+from cluster.runs import stop_requested
 from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
 from trainers.loop import steps_between
@@ -114,7 +114,6 @@ def run(ctx: RunContext) -> None:
 
     Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
     """
-    clear_stop(ctx.store, ctx.run)
     arena = arena_of(ctx, ctx.job.of_trials())
     with open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by)) as study:
         take_back(study)
