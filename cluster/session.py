@@ -25,6 +25,7 @@ from cluster.capacity import Capacity, NodeCapacity
 from cluster.database import Tables, database_url, making_tables, postgres_url
 from cluster.errors import RunFailed, UsageError
 from cluster.ports import LOOPBACK
+from cluster.ray_token import keep_private
 
 OBJECT_STORE_BYTES = 2**30
 KNOCK_S = 5.0
@@ -135,6 +136,7 @@ def ray_session(
         if is_here:
             undo.enter_context(_loopback_only())
         if address is None:
+            keep_private(os.environ, Path.home())
             arguments |= {
                 "address": "local",
                 "num_cpus": num_cpus,
