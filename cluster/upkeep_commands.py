@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import sys
+from pathlib import Path
 
 from cluster.command import Command, json_argument, settings_here
 from cluster.errors import UsageError
@@ -18,6 +21,59 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0 if found.ok else UsageError.exit_code
 
 
+def cluster(arguments: argparse.Namespace) -> int:
+    """Fill deployment templates with a cluster profile."""
+    from cluster.deploy.render import KINDS, possible_kinds, render
+    from cluster.profile_file import load_profile
+
+    profile = load_profile(arguments.profile)
+    kinds = possible_kinds(profile) if arguments.kind == "all" else [arguments.kind]
+    texts = {
+        f"{kind}.yaml": render(
+            profile, kind, arguments.templates, allow_unauthenticated=arguments.allow_unauthenticated
+        )
+        for kind in kinds
+    }
+    if arguments.allow_unauthenticated:
+        print("warning: nothing here makes sure that the cluster asks for a token", file=sys.stderr)
+    if left := [kind for kind in KINDS if kind not in kinds and arguments.kind == "all"]:
+        print(f"left out, for want of job, serve or cloud in the profile: {', '.join(left)}", file=sys.stderr)
+    if arguments.out is None:
+        print("---\n".join(texts.values()), end="")
+        return 0
+    written = [_write(arguments.out / name, text) for name, text in texts.items()]
+    print(json.dumps({"files": written}) if arguments.json else "\n".join(written))
+    return 0
+
+
+def _write(file: Path, text: str) -> str:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}", "Give another --out.") from error
+    return str(file)
+
+
+def _cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("render",), help="render: write the files that make the cluster")
+    parser.add_argument("profile", type=Path, metavar="PROFILE", help="the cluster profile, a YAML file")
+    parser.add_argument(
+        "--kind",
+        choices=("raycluster", "rayjob", "rayservice", "ray-up", "all"),
+        default="all",
+        help="what to write (all that the profile says enough for)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write it (standard output)")
+    parser.add_argument("--templates", type=Path, metavar="DIR", help="templates that take the place of ours")
+    parser.add_argument(
+        "--allow-unauthenticated",
+        action="store_true",
+        help="also write a cluster that runs code for whoever reaches it",
+    )
+    json_argument(parser)
+
+
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--address",
@@ -29,4 +85,5 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: tuple[Command, ...] = (
     Command("doctor", "say what is wrong with this machine or a cluster, and the remedy", _doctor_arguments, doctor),
+    Command("cluster", "write the files that make a cluster out of a profile", _cluster_arguments, cluster),
 )
