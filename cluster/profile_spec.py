@@ -29,7 +29,7 @@ Secret = Annotated[str, Field(pattern=SECRET)]
 Instance = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}\.[a-z0-9-]{1,30}$")]
 Cpus = Annotated[int, Field(ge=1, le=1024)]
 Memory = Annotated[int, Field(ge=1, le=32768)]
-Days = Annotated[float, Field(gt=0, le=36500)]
+Days = Annotated[float, Field(ge=0, le=36500)]
 
 
 class HeadSpec(Block):
@@ -77,9 +77,9 @@ class GroupSpec(Block):
 class RetentionSpec(Block):
     """What `hone gc` leaves alone, by age."""
 
-    runs_days: Days = Field(default=90.0, description="Days that an ended run without a version is kept, above 0.")
-    checkpoints_days: Days = Field(default=14.0, description="Days that an ended run can be gone on with, above 0.")
-    caches_days: Days = Field(default=30.0, description="Days that prepared data nobody uses is kept, above 0.")
+    runs_days: Days = Field(default=90.0, description="Days that an ended run without a version is kept, at least 0.")
+    checkpoints_days: Days = Field(default=14.0, description="Days that an ended run can be gone on with, at least 0.")
+    caches_days: Days = Field(default=30.0, description="Days that prepared data nobody uses is kept, at least 0.")
 
 
 class CloudSpec(Block):

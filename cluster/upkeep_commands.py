@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
-from cluster.command import Command, json_argument, settings_here
+from cluster.arguments import days
+from cluster.command import Command, emit, json_argument, settings_here
 from cluster.errors import UsageError
 
 
@@ -19,6 +21,21 @@ def doctor(arguments: argparse.Namespace) -> int:
     found = examine(settings_here(), os.environ, arguments.address)
     print(found.as_json() if arguments.json else "\n".join(found.text()))
     return 0 if found.ok else UsageError.exit_code
+
+
+def gc(arguments: argparse.Namespace) -> int:
+    """Show what may go by its age, or remove it."""
+    from cluster.gc import clean
+    from cluster.profile_file import load_profile
+    from cluster.profile_spec import RetentionSpec
+
+    retention = RetentionSpec() if arguments.profile is None else load_profile(arguments.profile).retention
+    if arguments.keep_days is not None:
+        days = arguments.keep_days
+        retention = RetentionSpec(runs_days=days, checkpoints_days=days, caches_days=days)
+    found = clean(settings_here(), retention, time.time(), remove=arguments.yes)
+    emit(found, found.lines(), as_json=arguments.json)
+    return 0
 
 
 def cluster(arguments: argparse.Namespace) -> int:
@@ -55,6 +72,13 @@ def _write(file: Path, text: str) -> str:
     return str(file)
 
 
+def _gc_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yes", action="store_true", help="remove it; without, only say what would go")
+    parser.add_argument("--keep-days", type=days, metavar="N", help="keep everything that is at most N days old")
+    parser.add_argument("--profile", type=Path, metavar="PROFILE", help="a cluster profile, for its retention")
+    json_argument(parser)
+
+
 def _cluster_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("render",), help="render: write the files that make the cluster")
     parser.add_argument("profile", type=Path, metavar="PROFILE", help="the cluster profile, a YAML file")
@@ -85,5 +109,6 @@ def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS: tuple[Command, ...] = (
     Command("doctor", "say what is wrong with this machine or a cluster, and the remedy", _doctor_arguments, doctor),
+    Command("gc", "say what may go by its age, and with --yes remove it", _gc_arguments, gc),
     Command("cluster", "write the files that make a cluster out of a profile", _cluster_arguments, cluster),
 )
