@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import BaseModelError, JobFileError
+from cluster.trusted_code import loading, remedy_of
 from trainers.fused_loss import FusedTargetLoss
 from trainers.packed_attention import segment_inputs
 from trainers.quantised import quantised_loading
@@ -87,20 +88,20 @@ def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0, *, in_4_bits:
     quiet_libraries()
     check_base(base)
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(base, **loading(base))
         set_dropout(config, dropout)
         model = AutoModelForCausalLM.from_pretrained(
             base,
             config=config,
             dtype=dtype,
             use_safetensors=True,
-            trust_remote_code=False,
             attn_implementation="sdpa",
+            **loading(base),
             **(quantised_loading(dtype) if in_4_bits else {}),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
-            f"the base model {base} cannot be loaded: {error}", "check the directory", "base"
+            f"the base model {base} cannot be loaded: {error}", remedy_of(error, "check the directory"), "base"
         ) from error
     model.config.use_cache = False
     return model

@@ -19,6 +19,7 @@ from cluster.pipeline import SEARCHED
 from cluster.runs import clear_stop, stop_requested
 from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
+from cluster.trusted_code import loading
 from trainers.loop import steps_between
 from trainers.planning import capacity
 from trainers.prepared import VALIDATION
@@ -167,7 +168,7 @@ def _prepared(ctx: RunContext, jobs: list[JobSpec]) -> Iterator[tuple[str, str]]
 def _vocabulary(base: str) -> int:
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config().vocab_size)
+    return int(AutoConfig.from_pretrained(base, **loading(base)).get_text_config().vocab_size)
 
 
 def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:
