@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from cluster.errors import HoneError, RunFailed, UsageError
@@ -26,15 +27,13 @@ def drain(address: str, ip: str, seconds: float) -> bool:
 
     Raises RunFailed where Ray refuses, which it does not for machines that are taken away.
     """
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
-
-    client: Any = GcsClient(address=address)
+    raylet, autoscaler = import_module("ray._raylet"), import_module("ray.core.generated.autoscaler_pb2")
+    client: Any = raylet.GcsClient(address=address)
     node = _alive(client, ip)
     if node is None:
         return True
     deadline_s = time.time() + seconds
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    reason = autoscaler.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     accepted, refusal = client.drain_node(node, reason, WHY, int(deadline_s * 1000))
     if not accepted:
         raise RunFailed(f"Ray does not drain the node at {ip}: {refusal}")
@@ -47,10 +46,9 @@ def drain(address: str, ip: str, seconds: float) -> bool:
 
 def _alive(client: Any, ip: str) -> str | None:
     """Return the id of the living node at an address, in hexadecimal digits."""
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
-
+    alive = import_module("ray.core.generated.gcs_pb2").GcsNodeInfo.GcsNodeState.ALIVE
     for node_id, node in client.get_all_node_info(timeout=10).items():
-        if node.state == GcsNodeInfo.GcsNodeState.ALIVE and node.node_manager_address == ip:
+        if node.state == alive and node.node_manager_address == ip:
             return str(node_id.hex())
     return None
 

@@ -272,8 +272,8 @@ class Store:
 
 def _written_s(about: dict[str, Any]) -> float:
     """Return when a file was written, by the name that its file system has for that; 0 where it does not say."""
-    told = next((about[name] for name in ("mtime", "LastModified", "updated", "created") if about.get(name)), 0.0)
-    return float(told.timestamp() if hasattr(told, "timestamp") else told)
+    told: Any = next((about[name] for name in ("mtime", "LastModified", "updated", "created") if about.get(name)), 0.0)
+    return float(told.timestamp()) if hasattr(told, "timestamp") else float(told)
 
 
 def _in_the_way(where: str) -> StoreError:
