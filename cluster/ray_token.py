@@ -49,12 +49,12 @@ def keep_private(env: Mapping[str, str], user_home: Path) -> None:
 
     A home that cannot be written is left to Ray, which says so.
     """
-    if env.get(TOKEN) or is_off(env):
+    if env.get(TOKEN) or env.get(TOKEN_PATH) or is_off(env):  # the user's own arrangements
         return
     file = token_file(env, user_home)
     with suppress(OSError):
         if file.is_file():
-            if readable_by_others(file) and not env.get(TOKEN_PATH):  # a mounted secret's mode is not ours
+            if readable_by_others(file):
                 file.chmod(0o600)
             return
         file.parent.mkdir(parents=True, exist_ok=True)

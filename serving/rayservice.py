@@ -12,18 +12,20 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import Any
 
-from cluster.errors import HoneError
+from cluster.errors import HoneError, RunFailed
 from cluster.progress import Progress
 from cluster.serve_spec import ServeSpec
-from cluster.session import Settings
+from cluster.session import Settings, cluster_capacity
 from serving.callers import keys_of
 from serving.deploy import Options, bring_up
 from serving.keeper import STEER_EVERY_S
 from serving.traffic import steer
 
 log = logging.getLogger("hone.serving")
+NODES_WITHIN_S = 900.0
 HOST, PORT = "0.0.0.0", 8000
 
 
@@ -34,6 +36,7 @@ class ServiceKeeper:
         self._settings = Settings.here()
         self._spec = ServeSpec.model_validate(serve)
         options = Options(host=host, port=port, keys=keys_of(os.environ))
+        _wait_for_nodes()
         bring_up(self._spec, self._settings, options, Progress(sys.stderr))
         self._ended = threading.Event()
         threading.Thread(target=self._keep, daemon=True).start()
@@ -53,6 +56,15 @@ class ServiceKeeper:
     def __del__(self) -> None:
         if hasattr(self, "_ended"):
             self._ended.set()
+
+
+def _wait_for_nodes() -> None:
+    """Wait until a node that does work has joined: in a new cluster the head, and with it this replica, comes first."""
+    deadline_s = time.monotonic() + NODES_WITHIN_S
+    while not cluster_capacity().nodes:
+        if time.monotonic() > deadline_s:
+            raise RunFailed(f"no node has joined within {NODES_WITHIN_S:.0f} s", "See why the pods are pending.")
+        time.sleep(STEER_EVERY_S)
 
 
 def application(args: dict[str, Any]) -> Any:

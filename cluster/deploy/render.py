@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cluster.deploy.room import with_room
 from cluster.errors import JobFileError, UsageError
 from cluster.jobfile import dump_job, load_job
 from cluster.profile_spec import GroupSpec, HeadSpec
@@ -125,6 +126,7 @@ def _values(profile: ClusterProfile, kind: str) -> dict[str, object]:
     }
     if kind == "rayjob":
         job = _job(profile)
+        values["groups"] = [_node(group) for group in with_room(profile.workers, job)]
         hours = job.cluster.max_hours
         deadline_s = None if hours is None else math.ceil(hours * 3600) + SLACK_S
         values |= {"files": {"job.yaml": dump_job(job)}, "deadline_s": deadline_s}
@@ -161,6 +163,9 @@ def _serve(profile: ClusterProfile) -> ServeSpec:
     if profile.keys_secret is None:
         what = "an endpoint on a cluster is reached from other machines, and the profile names no keys"
         raise JobFileError(what, "Add keys_secret: a secret with HONE_API_KEYS.", "keys_secret")
+    if not any(group.min for group in profile.workers):
+        what = "an endpoint answers at any time, and every group of the profile may have no node"
+        raise JobFileError(what, "Give a group min: 1 or more.", "workers")
     spec = load_serve(profile.serve)
     _refuse_local([arm.release.removeprefix("base:") for arm in spec.arms.values()], profile.serve)
     return spec

@@ -176,6 +176,28 @@ def test_a_job_travels_as_a_file_and_not_in_a_shell_line(file: Path):
     assert job["spec"]["activeDeadlineSeconds"] == 3 * 3600
 
 
+@pytest.mark.parametrize(
+    ("cluster", "nodes"),
+    [
+        ("{workers: 4}", [1, 1]),
+        ("{workers: 9}", [1, 3]),
+        ("{workers: {min: 5, max: 32}}", [1, 2]),
+        ("{workers: 2, cpus_per_worker: 32}", [1, 2]),
+        ("{workers: 4, gpus_per_worker: 4}", [1, 4]),
+    ],
+)
+def test_a_job_begins_with_the_nodes_that_its_plan_needs(file: Path, cluster: str, nodes: list[int]):
+    (file.parent / "job.yaml").write_text(JOB.replace("{workers: 4, max_hours: 2}", cluster))
+    groups = resource(load_profile(file), "rayjob")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert [group["minReplicas"] for group in groups] == nodes
+
+
+def test_a_job_that_no_group_can_hold_is_refused_with_numbers(file: Path, capsys: pytest.CaptureFixture[str]):
+    (file.parent / "job.yaml").write_text(JOB.replace("workers: 4", "workers: 33"))
+    assert main(["cluster", "render", str(file), "--kind", "rayjob"]) == 4
+    assert "needs 33 workers, and the group gpu has at most 8 nodes" in capsys.readouterr().err
+
+
 def test_a_job_with_files_of_this_machine_is_refused(file: Path):
     (file.parent / "job.yaml").write_text(JOB.replace("s3://models/", "./"))
     with pytest.raises(JobFileError, match="lies on this machine"):
@@ -194,6 +216,12 @@ def test_serve_takes_the_configuration_of_a_service(file: Path):
 def test_a_service_without_keys_is_refused(file: Path):
     file.write_text(PROFILE.replace("keys_secret: hone-keys\n", ""))
     with pytest.raises(JobFileError, match="names no keys"):
+        render(load_profile(file), "rayservice")
+
+
+def test_a_service_on_groups_that_may_be_empty_is_refused(file: Path):
+    file.write_text(PROFILE.replace("min: 1, ", ""))
+    with pytest.raises(JobFileError, match="answers at any time"):
         render(load_profile(file), "rayservice")
 
 
