@@ -9,14 +9,13 @@ Left out: clearing away on another machine what it keeps of remote artifacts; ea
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.durable import storage_errors
+from cluster.durable import discard, storage_errors
 from cluster.errors import StoreError
 from cluster.registry import Registry
 from cluster.retention import Cleaning, Kind, Leaving, Thing, leaving
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
     from cluster.profile_spec import RetentionSpec
     from cluster.session import Settings
 
-DATA, BASES, ENDPOINTS = "data", "bases", "endpoints"
+ENDPOINTS = "endpoints"
+BY_HASH: dict[Kind, str] = {"data": "data", "input": "inputs", "base": "bases"}
+"""Where things lie under their hash: prepared data sets, uploaded data files, uploaded base models."""
 RESUMABLE = ("checkpoints", "trials", "finals")
 """What a run is gone on with, and nothing else is made from."""
 REFERRING = ("job.yaml", "data.json", "winner.yaml", "winner.json")
@@ -67,8 +68,7 @@ def _found(
     needs.texts += [text for run in staying for text in _references(store, run)]
     others = [
         *_checkpoints(store, staying, needs, now_s),
-        *_kept_by_hash(store, DATA, "data", needs, now_s),
-        *_kept_by_hash(store, BASES, "base", needs, now_s),
+        *(thing for kind in BY_HASH for thing in _kept_by_hash(store, kind, needs, now_s)),
         *_scratch(store, now_s),
     ]
     more, reasons = leaving(others, retention)
@@ -117,14 +117,10 @@ def _checkpoints(store: Store, staying: Sequence[str], needs: Needs, now_s: floa
     return found
 
 
-def _kept_by_hash(store: Store, place: str, kind: Kind, needs: Needs, now_s: float) -> list[Thing]:
+def _kept_by_hash(store: Store, kind: Kind, needs: Needs, now_s: float) -> list[Thing]:
     """Return what lies in the store under its hash; whoever needs it names the hash."""
-    return [
-        _thing(
-            store, kind, name, (place, name), now_s, needs.needing([name], f"{kind}: a kept run or release needs it")
-        )
-        for name in store.list(place)
-    ]
+    place, who = BY_HASH[kind], f"{kind}: a kept run or release needs it"
+    return [_thing(store, kind, name, (place, name), now_s, needs.needing([name], who)) for name in store.list(place)]
 
 
 def _scratch(store: Store, now_s: float) -> list[Thing]:
@@ -135,7 +131,7 @@ def _scratch(store: Store, now_s: float) -> list[Thing]:
         kinds.append(("cache", cache))
     found: list[Thing] = []
     for kind, folder in kinds:
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for path in sorted(folder.glob("[!.]*")):
             files = [one.lstat() for one in path.rglob("*") if not one.is_dir()]
             newest_s = max((about.st_mtime for about in files), default=path.lstat().st_mtime)
             size = sum(about.st_size for about in files)
@@ -167,9 +163,9 @@ def _remove(store: Store, registry: Registry, item: Leaving) -> None:
         registry.delete_run(item.name)
     elif item.kind == "checkpoints":
         store.remove(RUNS, *item.name.split("/"))
-    elif item.kind in ("data", "base"):
-        store.remove(DATA if item.kind == "data" else BASES, item.name)
+    elif item.kind in BY_HASH:
+        store.remove(BY_HASH[item.kind], item.name)
     else:
         folder = store.scratch_places[0 if item.kind == "leftover" else 1]
         with storage_errors(str(folder)):
-            shutil.rmtree(folder / item.name)
+            discard(folder / item.name, folder)

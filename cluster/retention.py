@@ -16,7 +16,7 @@ from pydantic import Field
 from cluster.profile_spec import RetentionSpec
 from cluster.records import Record
 
-Kind = Literal["run", "checkpoints", "data", "base", "leftover", "cache"]
+Kind = Literal["run", "checkpoints", "data", "input", "base", "leftover", "cache"]
 LEFTOVER_DAYS = 1.0
 """An unfinished directory that is older belongs to nobody who still writes."""
 
@@ -66,6 +66,7 @@ def limit_days(kind: Kind, retention: RetentionSpec) -> float:
         "run": retention.runs_days,
         "checkpoints": retention.checkpoints_days,
         "data": retention.caches_days,
+        "input": retention.caches_days,
         "base": retention.caches_days,
         "cache": retention.caches_days,
         "leftover": LEFTOVER_DAYS,

@@ -38,7 +38,8 @@ class Home:
 
     def run(self, name: str, *, state: str = "finished", base: str = "org/base", data: str = "d" * 32) -> str:
         run = new_run_id(name, NOW, os.urandom(2))
-        self.store.put_text(f"name: {name}\nbase: {base}\n", RUNS, run, "job.yaml")
+        source = f"{self.root}/inputs/{data.upper()}/rows.jsonl"
+        self.store.put_text(f"name: {name}\nbase: {base}\ndata: {source}\n", RUNS, run, "job.yaml")
         self.store.put_json({"prepared": data}, RUNS, run, "data.json")
         with self.store.writing(RUNS, run, "release") as fresh:
             (fresh / "model.safetensors").write_bytes(b"x" * 1000)
@@ -56,7 +57,7 @@ class Home:
         return self.registry.register(name, self.store.path(RUNS, run, "release"), run, {})
 
     def there(self) -> set[str]:
-        return {f"{place}/{name}" for place in (RUNS, "data", "bases") for name in self.store.list(place)}
+        return {f"{place}/{name}" for place in (RUNS, "data", "inputs", "bases") for name in self.store.list(place)}
 
     def clean(self, days: float, *, remove: bool = True, retention: RetentionSpec = RETENTION):
         return clean(self.settings, retention, time.time() + days * DAY_S, remove=remove)
@@ -75,12 +76,14 @@ def test_what_is_needed_stays_whatever_its_age_and_the_rest_goes_when_it_is_old(
         home.artifact("data", key)
     for key in ("1" * 64, "2" * 64):
         home.artifact("bases", key)
+    for key in ("A" * 32, "B" * 32):
+        home.artifact("inputs", key)
     home.register(released, "released")
     directory = home.store.path(RUNS, served, "release")
     home.store.put_json({"arms": {"a": {"directory": directory}}}, "endpoints", "support.json")
     found = home.clean(1000)
     runs = {f"runs/{run}" for run in (released, served, training, parent)}
-    assert home.there() == {*runs, f"data/{'a' * 32}", f"bases/{'1' * 64}"}
+    assert home.there() == {*runs, f"data/{'a' * 32}", f"inputs/{'A' * 32}", f"bases/{'1' * 64}"}
     assert {item.name for item in found.items if item.kind == "run"} == {forgotten}
     assert home.store.is_committed(RUNS, released, "release")
     assert home.store.list(RUNS, training, "checkpoints") == ["step-1"]
