@@ -167,7 +167,7 @@ def test_trials_of_two_workers_fill_the_cluster_to_the_last_processor_and_end(
 ) -> None:
     """Without a dashboard; with one: tests/faults/test_sweep_faults.py."""
     sweep = {"finalists": 1, "trials": 3, "grace": 0.2, "reduction": 2, "space": CLEAR}
-    job = job_file(tmp_path, tiny_base, tickets, sweep, workers=2, zero_stage=2, epochs=2)
+    job = job_file(tmp_path, tiny_base, tickets, sweep, workers=2, zero_stage=2)
     code, result, err = swept(capsys, job)
     assert code == 0, err
     assert result["trials"] == 3
