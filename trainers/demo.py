@@ -60,8 +60,8 @@ SPACES = {
         "    train.dropout: uniform(0.0, 0.3)"
     ),
     "lora": (
-        "    train.learning_rate: loguniform(1.0e-3, 1.0e-2)\n    train.batch_size: choice(16, 32, 64)\n"
-        "    train.lora.dropout: uniform(0.0, 0.2)"
+        "    train.learning_rate: loguniform(1.0e-3, 3.0e-3)\n    train.batch_size: choice(16, 32)\n"
+        "    train.lora.dropout: uniform(0.0, 0.1)"
     ),
 }
 TRAIN_KEYS = {

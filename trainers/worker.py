@@ -32,7 +32,7 @@ from trainers.checkpoint import Checkpoints, load_weights, read_weights
 from trainers.engine_state import MOMENTS, create_moments, link_masters, set_num_steps, set_state
 from trainers.loop_state import LoopState, StepRecord
 from trainers.model import TargetLoss, causal_lm, prepare_model, target_cost, trainable_parameters
-from trainers.ops import prepare_cpu_collective
+from trainers.ops import import_deepspeed, prepare_cpu_collective
 from trainers.optimizer import build_optimizer, learning_rate_frac, set_learning_rate
 from trainers.packed_attention import keeps_examples_apart
 from trainers.quiet import quiet_libraries
@@ -83,8 +83,7 @@ class Worker:
     def __init__(self, inputs: LoopInputs, ranks: Ranks) -> None:
         quiet_libraries()
         prepare_cpu_collective()
-        import deepspeed
-
+        deepspeed = import_deepspeed()
         if ranks.device.type == "cpu":
             keep_freed_memory()
         train, plan = inputs.train, inputs.plan

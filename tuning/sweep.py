@@ -16,15 +16,14 @@ from optuna.trial import TrialState
 from cluster.errors import JobFileError, RunFailed, RunStopped
 from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
-from cluster.places import local_directory
 from cluster.runs import stop_requested
 from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
-from cluster.trusted_code import loading
 from trainers.loop import steps_between
 from trainers.planning import capacity
 from trainers.prepared import VALIDATION
 from tuning import tradeoff
+from tuning.bases import known_base, vocabulary_size
 from tuning.driver import Driver
 from tuning.judge import judge_of
 from tuning.objective import Arena, shape_key
@@ -40,14 +39,13 @@ from tuning.study import (
 )
 from tuning.trials import TRIALS, TrialRecord, best_trials, read_trials
 from tuning.tuner import drive
-from tuning.warm_start import EXPONENTS, Base, warm_starts
+from tuning.warm_start import warm_starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import optuna
     from pydantic import JsonValue
-    from transformers import PreTrainedConfig
 
     from cluster.pipeline import RunContext
     from cluster.progress import Progress
@@ -147,7 +145,7 @@ def arena_of(ctx: RunContext, job: JobSpec) -> Arena:
         prepared=dict(_prepared(ctx, jobs)),
         capacity=found,
         at_once=trials_at_once(job.cluster, sweep_of(job), found),
-        explodes_at=EXPLODES_AT * log(max(_vocabulary(job.base) for job in jobs)),
+        explodes_at=EXPLODES_AT * log(max(vocabulary_size(job.base) for job in jobs)),
     )
 
 
@@ -165,21 +163,6 @@ def _prepared(ctx: RunContext, jobs: list[JobSpec]) -> Iterator[tuple[str, str]]
             yield shape_key(job), key
 
 
-def _vocabulary(base: str) -> int:
-    return int(_text_config(base).vocab_size)
-
-
-def _base(base: str) -> Base | None:
-    config = _text_config(base)
-    return Base(config.model_type, int(config.hidden_size)) if config.model_type in EXPONENTS else None
-
-
-def _text_config(base: str) -> PreTrainedConfig:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(local_directory(base), **loading(base)).get_text_config()
-
-
 def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:
     """Run the missing trials, and return why the search ended."""
     job, mode = ctx.job, mode_of(ctx.job.train.best_by)
@@ -195,7 +178,7 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
             return traded_ending(record, worst, driver.most_paid())
         return study_ending(record, worst)
 
-    starts = warm_starts(job, _base(job.base))
+    starts = warm_starts(job, known_base(job.base))
     searcher = StudySearch(
         study,
         job,

@@ -21,6 +21,7 @@ import sys
 from trainers.standalone import main
 code = main(sys.argv[1:])
 assert "ray" not in sys.modules, "Ray was imported"
+assert "mlflow" not in sys.modules, "DeepSpeed imported MLflow, which costs every worker seconds"
 raise SystemExit(code)
 """
 

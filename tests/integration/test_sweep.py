@@ -22,6 +22,7 @@ from cluster.records import Plan, TrainedWeights
 from tests.tiny import write_base, write_diverging_base
 from trainers.checkpoint import best_directory
 from tuning.latency import latency_s
+from tuning.study import counted
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -116,8 +117,9 @@ def test_a_sweep_prunes_and_its_best_trial_is_released(
 def study_agrees(home: Path, result: dict[str, Any]) -> None:
     """Anyone can open the study: optuna-dashboard needs no more than its URL."""
     study = optuna.load_study(study_name=result["study"], storage=f"sqlite:///{home}/optuna.db")
-    states = [trial.state.name for trial in study.trials]
+    states = [trial.state.name for trial in counted(study)]
     assert (len(states), states.count("PRUNED")) == (4, result["pruned"])
+    assert len({str(trial.params) for trial in counted(study)}) == 4, "nothing is tried twice"
     assert study.trials[0].params == {"train.learning_rate": 3e-3, "train.batch_size": 16}, "the prior is the job's own"
     assert study.best_value == result["best"]["value"]
 
@@ -128,7 +130,8 @@ def children_are_tracked(home: Path, result: dict[str, Any]) -> None:
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     parent = runs.pop(result["run"])
-    assert set(runs) == {f"trials/{number}" for number in range(4)}
+    study = optuna.load_study(study_name=result["study"], storage=f"sqlite:///{home}/optuna.db")
+    assert set(runs) == {f"trials/{trial.number}" for trial in counted(study)}
     for child in runs.values():
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert "train.learning_rate" in child.data.params
@@ -164,7 +167,7 @@ def test_trials_of_two_workers_fill_the_cluster_to_the_last_processor_and_end(
 ) -> None:
     """Without a dashboard; with one: tests/faults/test_sweep_faults.py."""
     sweep = {"finalists": 1, "trials": 3, "grace": 0.2, "reduction": 2, "space": CLEAR}
-    job = job_file(tmp_path, tiny_base, tickets, sweep, workers=2, zero_stage=2, epochs=2)
+    job = job_file(tmp_path, tiny_base, tickets, sweep, workers=2, zero_stage=2)
     code, result, err = swept(capsys, job)
     assert code == 0, err
     assert result["trials"] == 3

@@ -125,7 +125,8 @@ def test_importance_goes_to_the_key_that_decides() -> None:
 
 
 def test_a_key_that_never_varied_has_no_importance() -> None:
-    found = [trial(n, 1.0 + n, **{"train.learning_rate": n / 10, "train.dropout": n % 3 / 10}) for n in range(10)]
+    tried: list[dict[str, Any]] = [{"train.learning_rate": n / 10, "train.dropout": n % 3 / 10} for n in range(10)]
+    found = [trial(n, 1.0 + n, **varied) for n, varied in enumerate(tried)]
     values: dict[str, Dimension] = {
         "train.learning_rate": Range(0.0, 1.0, log=False),
         "train.dropout": Range(0.0, 1.0, log=False),
