@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +16,14 @@ import torch
 from cluster.errors import StoreError
 from cluster.manifest import content_hash
 from cluster.places import local_directory
+from cluster.ports import free_port
 from cluster.preflight import refuse_unreachable
 from cluster.session import Settings
 from cluster.store import Store
 from serving.engine import open_engine
 from serving.load import load
 from serving.releases import served
+from tests.faults.ray_nodes import host, ray_nodes
 from tests.integration.test_main_job import job_file, run_json
 from tests.postgres import PostgresServer
 from tests.s3 import S3Server
@@ -121,3 +126,29 @@ def test_storage_that_a_node_cannot_use_is_named_with_the_node_before_a_run_star
         refuse_unreachable(wrong)
     with s3.without_rights(), pytest.raises(StoreError, match="Access Key"):
         refuse_unreachable(away.settings)
+
+
+LOOKS = (
+    "import sys; from cluster.preflight import refuse_unreachable; from cluster.session import Settings, ray_session\n"
+    "settings = Settings(sys.argv[1], None, 'sqlite:///x')\n"
+    "with ray_session(address=sys.argv[2]): refuse_unreachable(settings)"
+)
+
+
+def test_of_several_nodes_the_one_that_cannot_is_named(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_nodes(tmp_path, free_port(), [1]) as nodes:
+        with monkeypatch.context() as away:
+            away.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+            nodes.start(1)
+        looked = subprocess.run(
+            [sys.executable, "-c", LOOKS, s3.new_bucket(), nodes.address],
+            env=os.environ | nodes.variables,
+            capture_output=True,
+            text=True,
+        )
+    assert "StoreError" in looked.stderr, looked.stderr
+    assert "1 of 2 nodes cannot use s3://" in looked.stderr
+    assert f"({host(2)}): the storage refused" in looked.stderr
+    assert f"({host(1)})" not in looked.stderr
