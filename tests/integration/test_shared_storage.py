@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster import places
 from cluster.errors import StoreError
 from cluster.manifest import content_hash
 from cluster.places import local_directory
@@ -44,7 +45,8 @@ class Away:
         return Store(self.settings.home)
 
     def on_another_node(self, name: str = "another node") -> None:
-        """Go on from where nothing is cached."""
+        """Go on from where nothing is cached, by this process neither."""
+        places._brought.cache_clear()
         self.monkeypatch.setenv("HOME", str(self.node / name))
 
 
