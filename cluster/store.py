@@ -30,12 +30,11 @@ from fsspec.implementations.local import LocalFileSystem  # pyright: ignore[repo
 from cluster.durable import discard, full_disk_named, locked, replace_file, storage_errors, sync, sync_tree
 from cluster.errors import StoreError
 from cluster.manifest import MANIFEST_NAME, Manifest, contained, content_hash
+from cluster.remote_files import kind_of, put_bytes, remove_all
 
 __all__ = ["Store", "content_hash"]
 
 ASIDE = ".aside"
-OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "obs", "tos"})
-"""They need no directories, and would make a bucket of a name with a typing error; the others need them."""
 
 
 class Store:
@@ -153,7 +152,7 @@ class Store:
         where = self.path(*parts)
         with storage_errors(where):
             if not self.is_local:
-                self._remove_remote(self._key(parts))
+                remove_all(self._fs, self._key(parts))
             elif os.path.lexists(where):
                 discard(Path(where), self._aside)
 
@@ -176,7 +175,7 @@ class Store:
             if self.is_local:
                 replace_file(Path(where), text.encode())
             else:
-                self._put_bytes(self._key(parts), text.encode())
+                put_bytes(self._fs, self._key(parts), text.encode())
 
     def put_file(self, source: Path, *parts: str) -> None:
         """Copy the local file ``source`` under ``parts``, replacing what was there in one piece."""
@@ -208,16 +207,9 @@ class Store:
         where = self.path(*parts)
         with storage_errors(where):
             if not self.is_local:
-                return self._remote_kind(self._key(parts))
+                return kind_of(self._fs, self._key(parts))
             path = Path(where)
             return "file" if path.is_file() else "directory" if path.exists() else ""
-
-    def _remote_kind(self, key: str) -> str:
-        """Say the same of a remote name: fsspec's own isfile and exists take an outage for "no"."""
-        try:
-            return str(self._fs.info(key)["type"])
-        except FileNotFoundError:
-            return ""
 
     def _key(self, parts: tuple[str, ...]) -> str:
         """Return the name that the remote file system knows ``parts`` by."""
@@ -264,19 +256,19 @@ class Store:
 
     def _commit_remote(self, fresh: Path, key: str) -> None:
         manifest = Manifest.of(fresh)
-        if self._remote_kind(f"{key}/{MANIFEST_NAME}"):
+        if kind_of(self._fs, f"{key}/{MANIFEST_NAME}"):
             return
         leftovers = self._fs.find(key)
         if any(str(name).endswith(f"/{MANIFEST_NAME}") for name in leftovers):
             raise _in_the_way(key)
-        self._remove_remote(key)
+        remove_all(self._fs, key)
         try:
             names, text = list(manifest.files), manifest.as_bytes()
             self._fs.put([str(fresh / name) for name in names], [f"{key}/{name}" for name in names])
-            self._put_bytes(f"{key}/{MANIFEST_NAME}", text)
+            put_bytes(self._fs, f"{key}/{MANIFEST_NAME}", text)
         except BaseException:
             with suppress(Exception):
-                self._remove_remote(key)
+                remove_all(self._fs, key)
             raise
         kept = self._kept(text)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -287,22 +279,6 @@ class Store:
         """Return where this node keeps the artifact with this manifest."""
         return self._cache / hashlib.sha256(manifest_text).hexdigest()
 
-    def _put_bytes(self, key: str, content: bytes) -> None:
-        try:
-            self._fs.pipe_file(key, content)
-        except FileNotFoundError:
-            if not OBJECT_STORES.isdisjoint(_protocols(self._fs)):
-                raise
-            self._fs.makedirs(key.rsplit("/", 1)[0], exist_ok=True)
-            self._fs.pipe_file(key, content)
-
-    def _remove_remote(self, key: str) -> None:
-        """Remove the manifest first, so that the rest is never taken for an artifact on its way out."""
-        if self._remote_kind(f"{key}/{MANIFEST_NAME}"):
-            self._fs.rm_file(f"{key}/{MANIFEST_NAME}")
-        if self._remote_kind(key):
-            self._fs.rm(key, recursive=True)
-
     def _download(self, manifest: Manifest, key: str, where: str, kept: Path) -> None:
         with self.scratch() as fresh, storage_errors(where, fresh):
             for name in manifest.files:
@@ -311,10 +287,6 @@ class Store:
                     self._fs.get_file(f"{key}/{name}", str(fresh / name))
             manifest.check(fresh, where)
             fresh.replace(kept)
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _written_s(about: dict[str, Any]) -> float:

@@ -57,6 +57,9 @@ def refusals() -> Generator[None]:
     """Turn what MLflow, its database, server or artifact store raise under the block into a StoreError."""
     try:
         yield
+    except ModuleNotFoundError as error:  # MLflow brings the client of no artifact store
+        what = f"MLflow needs the package {error.name} to keep a run's files at this HONE_HOME"
+        raise StoreError(what, f"pip install {error.name} (for s3:// hone[s3] has it)") from error
     except Exception as error:
         package = type(error).__module__.partition(".")[0]
         if package not in REFUSING and not isinstance(error, OSError):

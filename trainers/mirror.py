@@ -24,11 +24,11 @@ class Mirror:
         self._pushed: dict[str, tuple[int, int]] = {}
 
     def pull(self, name: str) -> None:
-        """Have the file ``name`` here as the store has it: another node may have written it last."""
-        if self._store.is_local:
-            return
+        """Make room for the file ``name`` and have it as the store does: another node may have written it last."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if self._store.is_local:
+            return
         target.unlink(missing_ok=True)
         if self._store.exists(name):
             target.write_text(self._store.get_text(name), encoding="utf-8")

@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import BudgetSpent, HoneError, RunFailed, RunStopped
+from cluster.errors import BudgetSpent, HoneError, RunFailed, RunStopped, StoreError
 from cluster.fitting import counted
 from cluster.places import local_directory
 from cluster.queueing import Queue
@@ -230,7 +230,12 @@ def _watching(ctx: RunContext) -> Generator[None]:
 
     def show() -> None:
         nonlocal told
-        status = read_status(ctx.store, ctx.run)
+        try:
+            status = read_status(ctx.store, ctx.run)
+        except StoreError:
+            if ctx.store.is_local:
+                raise
+            return  # far away, and perhaps back the next time
         if status is None:
             return
         if status.why not in ("", told):

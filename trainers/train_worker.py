@@ -109,6 +109,7 @@ def train_worker(config: dict[str, Any]) -> None:
             trackers=curve_trackers(job.tracking, store.path(RUNS, run), run, job.name),
         )
     prepared = Prepared(Path(local_directory(config["prepared"])))
+    local_directory(job.base)  # brought here while nobody watches whether steps are made
     inputs = loop_inputs(job, plan, prepared, directory)
     if plan.scores_aside:
         inputs = replace(inputs, score=None, aside=AsideTask(job, plan, config["prepared"]))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from cluster.errors import StoreError
 from cluster.runs import request_stop
 from cluster.session import environment
 from cluster.stopping import stop_on_signal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cluster.records import Plan
 
 LOOK_EVERY_S = 0.5
+LOOK_REMOTE_EVERY_S = 2.0
 RETRIES = 1
 QUIET_TUNE = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new reporter prints its configuration at any verbosity
@@ -71,8 +73,12 @@ def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(LOOK_EVERY_S):
-            driver.look()
+        while not stop.wait(LOOK_EVERY_S if ctx.store.is_local else LOOK_REMOTE_EVERY_S):
+            try:
+                driver.look()
+            except StoreError:
+                if ctx.store.is_local:
+                    raise  # storage far away may be back the next time
 
     watcher = threading.Thread(target=watch, daemon=True)
     with environment(QUIET_TUNE), stop_on_signal(partial(_ask_to_stop, ctx)):

@@ -49,8 +49,16 @@ class Thread(Ranks):
 def on_threads(function: Callable[[Ranks], Value], num_ranks: int = RANKS) -> list[Value]:
     meeting, shared = threading.Barrier(num_ranks), {}
     ranks = [Thread(rank, num_ranks, torch.device("cpu"), meeting, shared) for rank in range(num_ranks)]
+
+    def guarded(rank: Ranks) -> Value:
+        try:
+            return function(rank)
+        except BaseException:
+            meeting.abort()  # the others wait for this one
+            raise
+
     with ThreadPoolExecutor(num_ranks) as pool:
-        return list(pool.map(function, ranks))
+        return list(pool.map(guarded, ranks))
 
 
 @pytest.fixture(params=["directory", "memory", "s3"])

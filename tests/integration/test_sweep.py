@@ -241,7 +241,7 @@ def latency_is_measured_on_a_worker_where_the_trial_has_no_processor(
     (tmp_path / "trial").mkdir()
     best_directory(tmp_path / "trial", trained.best_step).symlink_to(run / "train")
     plan = Plan.model_validate(told["check"]["plan"]).model_copy(update={"workers": 2, "cpus_per_worker": 1})
-    found = latency_s(job, plan, home / "data" / told["prepared"], tmp_path / "trial", trained)
+    found = latency_s(job, plan, str(home / "data" / told["prepared"]), str(tmp_path / "trial"), trained)
     assert found == pytest.approx(result["pareto"][0]["latency_s"], rel=3.0), "of the same order on a shared machine"
 
 
