@@ -118,6 +118,8 @@ class Head:
 
     def follow(self, job: str) -> Iterator[str]:
         """Yield a job's log as it grows, to the job's end. Raises HeadSilent where the head is lost meanwhile."""
+        from aiohttp import ClientError
+
         loop = asyncio.new_event_loop()
         stream = self._client.tail_job_logs(job)
 
@@ -134,7 +136,7 @@ class Head:
                 if text is None:
                     return
                 yield text
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ClientError) as error:
             raise HeadSilent(f"the head at {self.address} was lost: {_first_line(str(error))}") from error
         finally:
             if pending is not None and not pending.done():
