@@ -31,6 +31,8 @@ QUICK_S = (4.0, 4.0)
 SLOW_S = (4.0, 60.0)
 """The same for what a head does before it answers: it takes code in, or finds a place for a job."""
 LOOK_EVERY_S = 10.0
+CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers that tell a user of uploads and closed connections; the latter two set their level themselves."""
 TOKEN_REMEDY = "Set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token, or put it into ~/.ray/auth_token."
 
 
@@ -197,7 +199,8 @@ def _client(address: str, headers: Mapping[str, str]) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):
         def __init__(self) -> None:

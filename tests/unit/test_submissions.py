@@ -69,10 +69,11 @@ def test_a_driver_that_was_killed_stopped_and_one_that_ended_by_itself_failed() 
     assert weigh("running", "succeeded").why == "its driver ended without a last word"
 
 
-def test_the_reason_is_the_last_line_of_the_drivers_log() -> None:
-    assert weigh("waiting", "failed", "it failed with code 2:\nbegins\nerror: HONE_DB is not set\n").why == (
-        "error: HONE_DB is not set"
-    )
+def test_the_reason_is_the_last_error_in_the_drivers_log_or_its_last_line() -> None:
+    told = "it failed with code 2:\nbegins\nerror: HONE_DB is not set\n  → Set it.\n"
+    assert weigh("waiting", "failed", told).why == "HONE_DB is not set"
+    assert weigh("waiting", "failed", "runtime_env setup failed:\nno space left\n").why == "no space left"
+    assert weigh("waiting", "failed").why == "its driver has ended"
 
 
 def test_a_head_that_was_started_again_knows_the_run_no_more() -> None:
