@@ -31,6 +31,8 @@ QUICK_S = (4.0, 4.0)
 SLOW_S = (4.0, 60.0)
 """The same for what a head does before it answers: it takes code in, or finds a place for a job."""
 LOOK_EVERY_S = 10.0
+CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+"""Loggers that tell a user of uploads and closed connections; the latter two set their level themselves."""
 TOKEN_REMEDY = "Set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token, or put it into ~/.ray/auth_token."
 
 
@@ -118,6 +120,8 @@ class Head:
 
     def follow(self, job: str) -> Iterator[str]:
         """Yield a job's log as it grows, to the job's end. Raises HeadSilent where the head is lost meanwhile."""
+        from aiohttp import ClientError
+
         loop = asyncio.new_event_loop()
         stream = self._client.tail_job_logs(job)
 
@@ -134,7 +138,7 @@ class Head:
                 if text is None:
                     return
                 yield text
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ClientError) as error:
             raise HeadSilent(f"the head at {self.address} was lost: {_first_line(str(error))}") from error
         finally:
             if pending is not None and not pending.done():
@@ -195,7 +199,8 @@ def _client(address: str, headers: Mapping[str, str]) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
     class Client(JobSubmissionClient):
         def __init__(self) -> None:

@@ -237,12 +237,27 @@ def _kill_here(store: Store, run: str) -> None:
     for _ in range(2):  # in training the first one asks for a checkpoint, the second one leaves
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGINT)
-        if not psutil.wait_procs([process], timeout=1.0)[1]:
+        if not _left([process], within_s=1.0):
             break
     with suppress(psutil.NoSuchProcess):
         family += process.children(recursive=True)
-    _, left = psutil.wait_procs(family, timeout=ENDS_S)
-    for one in left:
+    for one in _left(family, within_s=ENDS_S):
         with suppress(psutil.NoSuchProcess):
             one.kill()
-    psutil.wait_procs(left, timeout=ENDS_S)
+
+
+def _left(processes: Sequence[psutil.Process], within_s: float) -> list[psutil.Process]:
+    """Return the processes that still live after that time; one whose parent has yet to notice its end does not."""
+    deadline = time.monotonic() + within_s
+    while left := [process for process in processes if _lives(process)]:
+        if time.monotonic() > deadline:
+            return left
+        time.sleep(0.1)
+    return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -105,6 +105,7 @@ def _silence(submission: Submission) -> str:
 
 
 def _reason(view: View, otherwise: str) -> str:
-    """Return the last line of what a cluster gives as its reason, which is the end of the driver's log."""
+    """Return the last error that a cluster's reason shows, which is the end of the driver's log, or its last line."""
     lines = [line.strip() for line in view.why.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else otherwise
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return [otherwise, *lines[-1:], *errors[-1:]][-1][:300]

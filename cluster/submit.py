@@ -24,6 +24,7 @@ from cluster.records import RunStatus
 from cluster.redaction import without_passwords
 from cluster.run_places import refuse_living
 from cluster.runs import clear_stop, read_status, release_run, write_status
+from cluster.session import KEPT_MEMORY
 from cluster.shipping import code_bytes, code_root, shipped_code
 from cluster.store import Store
 from cluster.submissions import Submission, read_submission, write_submission
@@ -55,6 +56,8 @@ def parcel(settings: Settings, names: Sequence[str], environment: Mapping[str, s
     """Return what is sent: where the home is, and the variables that were named. Raises UsageError for one not set."""
     if missing := [name for name in names if name not in environment]:
         raise UsageError(f"--env {missing[0]}: there is no such variable here", "Set it, or leave it out.")
+    if odd := [name for name in names if name.startswith("RAY_") or name in KEPT_MEMORY]:
+        raise UsageError(f"--env {odd[0]}: the cluster has its own, which the run needs", "Leave it out.")
     return Parcel({name: environment[name] for name in names} | {HOME: settings.home}, with_code)
 
 

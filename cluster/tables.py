@@ -170,7 +170,8 @@ def run_lines(runs: Sequence[ListedRun]) -> list[str]:
         return ["no runs yet; `hone demo` makes one"]
     head = [["run", "state", "stage", "step", "where", "why"]]
     rows = [[r.run, r.state, r.stage, f"{r.step}/{r.steps}" if r.steps else "", r.where, r.why] for r in runs]
-    return columns(head + rows, "")
+    widest = max(len(r.why) for r in runs)
+    return columns([[*row[:-1], row[-1].ljust(widest)] for row in head + rows], "")
 
 
 def status_lines(status: RunStatus) -> list[str]:
@@ -178,5 +179,6 @@ def status_lines(status: RunStatus) -> list[str]:
     from cluster.progress import numbers
 
     step = f", step {status.step} of {status.steps}" if status.steps else ""
-    lines = [f"{status.run}: {status.state} in {status.stage}{step}", numbers(status), status.why]
+    stage = f" in {status.stage}" if status.stage else ""
+    lines = [f"{status.run}: {status.state}{stage}{step}", numbers(status), status.why]
     return [line for line in lines if line]

@@ -97,6 +97,7 @@ DEFAULTS: dict[str, Any] = {
         "tokens_per_s": None,
         "price_per_gpu_hour": None,
         "max_hours": None,
+        "max_wait_hours": 24.0,
         "max_cost": None,
     },
     "evaluate": {
@@ -151,6 +152,7 @@ BOUNDS = [
     ("cluster.gpus_per_worker", ["auto", 0, 0.5, 1, 2], [-1, 1.5, "one"]),
     ("cluster.price_per_gpu_hour", [None, 0, 2.5], [-1]),
     ("cluster.max_hours", [None, 0.5], [0, -1]),
+    ("cluster.max_wait_hours", [None, 0.5], [0, -1]),
     ("evaluate.metrics", ["auto", ["accuracy"]], [[], "accuracy", ["a b"]]),
     ("evaluate.base", [True, False], [0]),
     ("evaluate.few_shot", [0, 5], [-1]),
