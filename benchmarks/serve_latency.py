@@ -58,6 +58,9 @@ PROMPT = "name the restaurant by the river and say what it serves"
 class Forgetful:
     """Takes rows and keeps none."""
 
+    def begin(self, row: Row) -> None:
+        """Do nothing."""
+
     def add(self, row: Row, *, durable: bool = False) -> None:
         """Do nothing."""
 

@@ -6,8 +6,10 @@ spans machines, so room is counted machine by machine and a sum over the cluster
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import floor
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ class NodeCapacity:
     free_gpus: float | None = None
     host: str = ""
 
+    def without(self, cpus: float, gpus: float) -> Self:
+        """Return the node with so much less to hand out."""
+        return replace(self, cpus=round(self.cpus - cpus, 4), gpus=round(self.gpus - gpus, 4))
+
     def slots(self, cpus: float, gpus: float) -> int:
         """Return how many workers of that many CPUs (above 0) and GPUs this machine holds."""
         return _slots(self.cpus, self.gpus, cpus, gpus)
@@ -44,6 +50,10 @@ class Capacity:
     """The machines that can run workers."""
 
     nodes: tuple[NodeCapacity, ...]
+
+    def without(self, held: Mapping[str, tuple[float, float]]) -> Self:
+        """Return the same machines less CPUs and GPUs that are held on them, by node."""
+        return replace(self, nodes=tuple(node.without(*held.get(node.node_id, (0.0, 0.0))) for node in self.nodes))
 
     @property
     def num_hosts(self) -> int:

@@ -42,6 +42,13 @@ def override_arguments(parser: argparse.ArgumentParser) -> None:
     json_argument(parser)
 
 
+def beside_argument(parser: argparse.ArgumentParser) -> None:
+    """Let the command use the Ray of an endpoint that runs here."""
+    parser.add_argument(
+        "--beside", metavar="ENDPOINT", help="share the Ray of an endpoint that is served here, and what it leaves free"
+    )
+
+
 def run_argument(parser: argparse.ArgumentParser) -> None:
     """Let the command take a run."""
     parser.add_argument("run", metavar="RUN", help="a run's id, as `hone list` shows it")
@@ -52,6 +59,12 @@ def settings_here() -> Settings:
     from cluster.session import Settings
 
     return Settings.here()
+
+
+def settings_beside(arguments: argparse.Namespace) -> Settings:
+    """Return what the environment says, in the Ray of the endpoint of ``--beside`` where one is named."""
+    settings = settings_here()
+    return settings if arguments.beside is None else entry("serving.keeper:beside")(arguments.beside, settings)
 
 
 def progress_here() -> Progress:

@@ -10,8 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.arguments import page_file
-from cluster.command import Command, emit, entry, override_arguments, progress_here, run_argument, settings_here
+from cluster.command import (
+    Command,
+    beside_argument,
+    emit,
+    entry,
+    override_arguments,
+    progress_here,
+    run_argument,
+    settings_beside,
+    settings_here,
+)
 from cluster.errors import UsageError
+from cluster.submit_commands import cluster_arguments
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -54,7 +65,7 @@ def check(arguments: argparse.Namespace) -> int:
     from cluster.tables import check_lines
 
     job = load_job(arguments.job, arguments.set)
-    checked = entry("trainers.prepare:check")(job, settings_here(), progress_here(), page=arguments.report)
+    checked = entry("trainers.prepare:check")(job, settings_beside(arguments), progress_here(), page=arguments.report)
     emit(checked.report, check_lines(checked.report, checked.refused), as_json=arguments.json)
     if checked.error is not None:
         sys.stdout.flush()
@@ -64,7 +75,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a job: a sweep or a training."""
-    return _run_job(_job(arguments), arguments, settings_here(), progress_here())
+    return _run_job(_job(arguments), arguments, settings_beside(arguments), progress_here())
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -73,7 +84,7 @@ def train(arguments: argparse.Namespace) -> int:
     if job.sweep is not None:
         progress.say("train: the job's own values; `hone sweep` searches its sweep block")
         job = job.model_copy(update={"sweep": None})
-    return _run_job(job, arguments, settings_here(), progress)
+    return _run_job(job, arguments, settings_beside(arguments), progress)
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -83,14 +94,21 @@ def sweep(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"{arguments.job} has no sweep block", "Add sweep: {space: {KEY: EXPRESSION}}, or use hone train."
         )
-    return _run_job(job, arguments, settings_here(), progress_here())
+    return _run_job(job, arguments, settings_beside(arguments), progress_here())
 
 
 def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run."""
-    from cluster import pipeline
+    from cluster import pipeline, submit_commands
+    from cluster.runs import find_run
+    from cluster.store import Store
+    from cluster.submissions import read_submission
 
-    settings = settings_here()
+    settings = settings_beside(arguments)
+    store = Store(settings.home)
+    submission = read_submission(store, find_run(store, arguments.run))
+    if address := arguments.address or (submission.address if submission else None):
+        return submit_commands.resume(arguments, address)
     result = pipeline.resume(arguments.run, settings, progress_here(), arguments.set)
     return _finished(result, settings, as_json=arguments.json)
 
@@ -120,6 +138,7 @@ def _finished(result: TrainResult, settings: Settings, *, as_json: bool) -> int:
 def _job_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", type=Path, help="the job file (`hone init` writes one)")
     override_arguments(parser)
+    beside_argument(parser)
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +167,12 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     run_argument(parser)
+    parser.add_argument(
+        "--address", metavar="URL", help="the head to submit it to (the one it was submitted to, if any)"
+    )
+    cluster_arguments(parser)
     override_arguments(parser)
+    beside_argument(parser)
 
 
 def schema(arguments: argparse.Namespace) -> int:

@@ -78,6 +78,13 @@ def rollback(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def forget(arguments: argparse.Namespace) -> int:
+    """Delete what is kept of one user of an endpoint."""
+    found = entry("serving.forget:forget")(arguments.endpoint, arguments.unit, settings_here())
+    show(found, as_json=arguments.json)
+    return 0
+
+
 def stop_endpoint(endpoint: str, *, as_json: bool) -> int:
     """Drain an endpoint that runs here and end it."""
     entry("serving.keeper:stop")(endpoint, settings_here())
@@ -136,6 +143,12 @@ def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
     json_argument(parser)
 
 
+def _forget_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("endpoint", metavar="ENDPOINT", help="an endpoint that is or was served")
+    parser.add_argument("unit", metavar="UNIT", help="the user as requests named them (x-hone-unit, user, or a key)")
+    json_argument(parser)
+
+
 COMMANDS: tuple[Command, ...] = (
     Command(
         "serve",
@@ -147,4 +160,5 @@ COMMANDS: tuple[Command, ...] = (
     Command("verdict", "show what an experiment says, at any time", _verdict_arguments, verdict),
     Command("promote", "give an arm all traffic and its version the alias", _promote_arguments, promote),
     Command("rollback", "take the last change of traffic back", _rollback_arguments, rollback),
+    Command("forget", "delete what an endpoint has kept of one user", _forget_arguments, forget),
 )

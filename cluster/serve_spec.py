@@ -61,6 +61,11 @@ class GuardrailSpec(Block):
     error_rate: Rate | None = Field(
         default=None, description="Share of failed requests that is still allowed, above 0 to below 1; null: no bound."
     )
+    overload_rate: Rate | None = Field(
+        default=None,
+        description="Share of requests turned away for want of room (429) that is still allowed, above 0 to below 1; "
+        "null: no bound.",
+    )
     slow: SlowSpec | None = Field(default=None, description="Bound on slow answers; null: no bound.")
 
 

@@ -28,6 +28,7 @@ from cluster.ports import LOOPBACK
 from cluster.ray_token import keep_private
 
 OBJECT_STORE_BYTES = 2**30
+REPLICA = "ServeReplica:"
 KNOCK_S = 5.0
 TOKEN_HELP = "Check the address, and the cluster's token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN."
 NO_TELEMETRY = {
@@ -51,6 +52,9 @@ OWN_RAY = {
     # Gloo otherwise listens on the address that this machine's name resolves to, and fails where it does not.
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
+TOKEN = {"RAY_AUTH_MODE": "token"}
+"""Ray's own: the token that it keeps in the user's home lets this user's processes in, and nobody else's."""
+TOKEN_FILE = Path(".ray", "auth_token")
 KEPT_MEMORY = {
     # glibc's: what a training step frees is kept for the next one, whichever thread asks (trainers/allocator.py).
     "MALLOC_ARENA_MAX": "1",
@@ -120,7 +124,8 @@ def ray_session(
     is_here = address is None or address.startswith(f"{LOOPBACK}:")
     if address is not None:
         _refuse_dead_address(address)
-    with environment(NO_TELEMETRY | (OWN_RAY if is_here else {})), ExitStack() as undo:
+    joining = TOKEN if address is not None and is_here and _has_token() else {}
+    with environment(NO_TELEMETRY | (OWN_RAY if is_here else {}) | joining), ExitStack() as undo:
         import ray
 
         if ray.is_initialized():
@@ -151,6 +156,37 @@ def ray_session(
         undo.callback(ray.shutdown)
         _start(ray, arguments, address)
         yield
+
+
+def _has_token() -> bool:
+    """Return whether this user has a token, which a Ray on this machine asks for (one without ignores it)."""
+    return (Path.home() / TOKEN_FILE).exists()
+
+
+def job_capacity() -> Capacity:
+    """Return what the Ray of this session has for jobs: all but what the replicas of endpoints hold."""
+    return cluster_capacity().without(held_by_endpoints())
+
+
+def held_by_endpoints() -> dict[str, tuple[float, float]]:
+    """Return node → CPUs and GPUs of the Serve replicas on it, which stay as long as their endpoints.
+
+    Read from the actors' table, which Ray 2.60 hands out whole only without a public name; its state interface needs a
+    dashboard.
+    """
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import ActorTableData  # pyright: ignore[reportAttributeAccessIssue] (generated)
+
+    held: dict[str, tuple[float, float]] = {}
+    accessor: Any = state._connect_and_get_accessor()  # pyright: ignore[reportPrivateUsage]
+    for row in accessor.get_actor_table(None, "ALIVE"):
+        actor = ActorTableData.FromString(row)
+        if not actor.class_name.startswith(REPLICA):
+            continue
+        node, asked = actor.address.node_id.hex(), dict(actor.required_resources)
+        cpus, gpus = held.get(node, (0.0, 0.0))
+        held[node] = (cpus + asked.get("CPU", 0.0), gpus + asked.get("GPU", 0.0))
+    return held
 
 
 def cluster_capacity() -> Capacity:

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from cluster.audit_spec import AuditSpec
 from cluster.blocks import WORD_PATTERN, Block, Name, SourceList, Sources, Text, Word, did_you_mean, refusal
 from cluster.serve_spec import ServeSpec
+from cluster.speed_spec import SpeedSpec
 from cluster.sweep_spec import SweepSpec, refuse_impossible_space
 from cluster.train_spec import EarlyStopping, LoraSpec, TrainSpec
 
@@ -205,6 +206,11 @@ class ClusterSpec(Block):
     max_hours: float | None = Field(
         default=None, gt=0, description="Hours after which a run stops with a checkpoint, above 0; null: no bound."
     )
+    max_wait_hours: float | None = Field(
+        default=24.0,
+        gt=0,
+        description="Hours that a run waits for room on a busy cluster before it fails, above 0; null: no bound.",
+    )
     max_cost: float | None = Field(
         default=None, gt=0, description="US dollars after which a run stops with a checkpoint, above 0; null: no bound."
     )
@@ -261,6 +267,7 @@ class JobSpec(Block):
     gate: list[Text] = Field(
         default_factory=list, description="Rules TERM OP TERM [± NUMBER] that a release must pass; none: accept."
     )
+    speed: SpeedSpec = Field(default_factory=SpeedSpec, description="How speed is measured where a gate rule names it.")
     tracking: list[Literal["mlflow", "tensorboard", "wandb"]] = Field(
         default_factory=lambda: ["mlflow"],
         description="Where curves go: mlflow (at the end), tensorboard, wandb (both live, in the run's directory).",

@@ -116,7 +116,7 @@ def live_part(state: State) -> Markup:
 
 def _arms(state: State) -> Markup:
     shares = exposure_probabilities(state.endpoint.weights, state.ready)
-    timed = ["running", "requests/s", "failed", "p50 s", "p95 s", "first token s", "tokens/s"]
+    timed = ["running", "requests/s", "failed", "no room", "p50 s", "p95 s", "first token s", "tokens/s"]
     head = ["arm", "release", "users", "", *timed]
     rows = [_arm_row(name, arm, shares[name], state) for name, arm in state.endpoint.arms.items()]
     span_s = max(load.span_s for load in state.loads.values())
@@ -135,6 +135,7 @@ def _arm_row(name: str, arm: Arm, share: float, state: State) -> list[Cell]:
         str(load.running),
         f"{load.requests_per_s:.2f}",
         str(load.failed),
+        str(load.overloaded),
         *(_seconds(found) for found in (load.p50_s, load.p95_s, load.first_token_p50_s)),
         f"{load.tokens_per_s:.1f}",
     ]

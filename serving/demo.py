@@ -17,6 +17,7 @@ from cluster.ports import LOOPBACK, free_port
 from cluster.serve_spec import ArmSpec, ExperimentSpec, ServeSpec
 from cluster.session import Settings, ray_session
 from serving.deploy import Options, bring_up, take_down
+from serving.proxy import PROXY_ENV
 from serving.replay import User, replay
 from serving.results import LATE_S, verdict_on
 from serving.traffic import promoted
@@ -39,7 +40,7 @@ def serve_and_decide(base: str, version: str, prepared: Path, settings: Settings
     experiment = version.replace("@", "-v")
     port = free_port()
     progress.say(f"serve: {version} against its base, half of the users each")
-    with ray_session():
+    with ray_session(worker_env=PROXY_ENV):
         bring_up(_spec(base, version, experiment), settings, Options(port=port), progress)
         try:
             replayed = replay(f"http://{LOOPBACK}:{port}", users, max_tokens=16, prefix=f"user-{time.time_ns()}")

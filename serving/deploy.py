@@ -72,8 +72,10 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
     store = Store(settings.home)
     releases = {name: served(arm.release, settings) for name, arm in spec.arms.items()}
     with _quiet():
-        serve.start(http_options={"host": options.host, "port": options.port}, logging_config=QUIET)
+        http = {"host": options.host, "port": options.port, "request_timeout_s": GRACE_S}
+        serve.start(http_options=http, logging_config=QUIET)
         running = {name for name, found in serve.status().applications.items() if found.status not in GONE}
+        _refuse_second(spec.endpoint, running & set(endpoints.names(store)))
         before = endpoints.find(store, spec.endpoint)
         if before is not None:
             _refuse_another_experiment(before, spec, releases)
@@ -93,6 +95,16 @@ def bring_up(spec: ServeSpec, settings: Settings, options: Options, progress: Pr
             raise
         _remove_unused(endpoint, running)
     return endpoint
+
+
+def _refuse_second(name: str, running: Collection[str]) -> None:
+    """Raise UsageError where another endpoint has this Ray's one route."""
+    for other in running:
+        if other != name:
+            raise UsageError(
+                f"the endpoint {other} runs in this Ray, which has room for one",
+                "Leave RAY_ADDRESS out: hone serve then starts a Ray of its own.",
+            )
 
 
 def _refuse_another_experiment(before: Endpoint, spec: ServeSpec, releases: Mapping[str, Served]) -> None:

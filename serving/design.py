@@ -71,7 +71,7 @@ class Design:
     @property
     def bound_alpha(self) -> float:
         """Error budget of one bound on one arm."""
-        bounds = (self.guardrails.error_rate is not None) + (self.guardrails.slow is not None)
+        bounds = sum(bound is not None for bound in self.guardrails.model_dump().values())
         return self.guardrail_alpha / (max(1, bounds) * len(self.arms))
 
 

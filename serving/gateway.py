@@ -23,7 +23,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cluster.errors import HoneError, NotServing, RequestRefused, StoreError
+from cluster.errors import HoneError, NotServing, Overloaded, RequestRefused, StoreError
 from cluster.personal_data import mask_personal_data
 from serving.arm import LONGEST_S
 from serving.callers import Caller
@@ -49,6 +49,10 @@ class Answering(Protocol):
 
 class Recording(Protocol):
     """Where rows go."""
+
+    def begin(self, row: Exposure) -> None:
+        """Take the row of a request that begins, which holds until its own row comes. Raises StoreError."""
+        ...
 
     def add(self, row: Row, *, durable: bool = False) -> None:
         """Take a row; ``durable`` waits until the disk has it. Raises StoreError."""
@@ -126,6 +130,7 @@ class Gateway:
             shadow_of=shadow_of,
         )
         self.meters.begun(now.experiment, arm)
+        self._taking(self._spool.begin, exchange.row_if_lost())
         return exchange
 
     def _let_shadow(self, seen: Exchange) -> None:
@@ -149,9 +154,13 @@ class Gateway:
         first = row.first_token_s
         tokens = (row.tokens_in, row.tokens_out)
         self.meters.ended(row.experiment, row.arm, row.status, row.latency_s or 0.0, first, tokens)
+        self._taking(self._spool.add, row)
+
+    def _taking(self, take: Callable[[Exposure], None], row: Exposure) -> None:
+        """Let the spool take a row; one that is full or gone never fails an answer."""
         try:
-            self._spool.add(row)
-        except StoreError as error:  # a ledger that is full or gone never fails an answer
+            take(row)
+        except StoreError as error:
             self.meters.ledger_refused()
             log.error("%s", error.what)
 
@@ -198,6 +207,9 @@ class Exchange:
         except RequestRefused:
             status = "refused"
             raise
+        except Overloaded:
+            status = "overloaded"
+            raise
         except Exception:
             status = "failed"
             raise
@@ -220,6 +232,10 @@ class Exchange:
         if self.now.endpoint.log == "text":
             self._text.append(piece.text)
 
+    def row_if_lost(self) -> Exposure:
+        """Return what is known of the request should its end never be seen."""
+        return self._row("lost").model_copy(update={"latency_s": None})
+
     def _row(self, status: Status) -> Exposure:
         return Exposure(
             request=self.request,
@@ -237,9 +253,12 @@ class Exchange:
             tokens_out=self.usage.completion_tokens,
             status=status,
             forced=self.caller.forced_arm is not None or self.shadow_of is not None,
-            kept=self._kept() | ({} if self.shadow_of is None else {"shadow_of": self.shadow_of}),
+            kept=self._shadowed() | (self._kept() if status != "lost" else {}),
             consent=self.caller.consent,
         )
+
+    def _shadowed(self) -> dict[str, Any]:
+        return {} if self.shadow_of is None else {"shadow_of": self.shadow_of}
 
     def _kept(self) -> dict[str, Any]:
         """Return what the endpoint's ``log`` lets be kept of prompt and answer."""

@@ -12,6 +12,10 @@ the rest of the counts, also where the rate over a month will be below. Forced r
 
 Slow is judged among answered requests only; a failed one is in the error rate. A cancelled or refused one is neither:
 its caller went away, or asked for what no arm gives.
+
+A request that was turned away for want of room is no answer of the model's: how often that happens follows from how
+much of the traffic an arm has and how many replicas. So it counts in neither rate, and has a bound of its own
+(`overload_rate`), over all requests that were sent to the arm. Nor does one count that was lost with its ingress.
 """
 
 from __future__ import annotations
@@ -30,12 +34,16 @@ LARGEST_LOG = 690.0  # evidence is shown as a finite float
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts over an arm's requests; `+` joins those of two stretches."""
+    """Counts over an arm's requests; `+` joins those of two stretches.
+
+    ``requests`` are those that it began on, ``overloaded`` those that it turned away.
+    """
 
     requests: int = 0
     failed: int = 0
     answered: int = 0
     slow: int = 0
+    overloaded: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -43,6 +51,7 @@ class Tally:
             self.failed + other.failed,
             self.answered + other.answered,
             self.slow + other.slow,
+            self.overloaded + other.overloaded,
         )
 
 
@@ -65,6 +74,9 @@ def tallies_of(exposures: Iterable[Exposure], design: Design, as_of_s: float) ->
         if row.forced or row.time_s > as_of_s or row.arm not in tallies or row.request in seen:
             continue
         seen.add(row.request)
+        if row.status in ("overloaded", "lost"):
+            tallies[row.arm] += Tally(overloaded=int(row.status == "overloaded"))
+            continue
         latency_s = row.latency_s if row.status == "ok" else None
         is_slow = slow is not None and latency_s is not None and latency_s > slow.latency_s
         tallies[row.arm] += Tally(1, int(row.status == "failed"), int(latency_s is not None), int(is_slow))
@@ -80,6 +92,9 @@ def bounds_of(tallies: Mapping[str, Tally], design: Design) -> dict[str, dict[st
         bounds[arm] = {}
         if spec.error_rate is not None:
             bounds[arm]["error_rate"] = bound_of(tally.failed, tally.requests, spec.error_rate, design.bound_alpha)
+        if spec.overload_rate is not None:
+            sent = tally.requests + tally.overloaded
+            bounds[arm]["overload_rate"] = bound_of(tally.overloaded, sent, spec.overload_rate, design.bound_alpha)
         if spec.slow is not None:
             bounds[arm]["slow"] = bound_of(tally.slow, tally.answered, spec.slow.rate, design.bound_alpha)
     return bounds

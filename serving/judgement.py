@@ -33,7 +33,7 @@ from serving.guardrails import Bound
 from serving.sample_ratio import Ratio
 
 Decision = Literal["promote", "rollback", "continue", "invalid"]
-WORDS = {"error_rate": "failed", "slow": "was too slow"}
+WORDS = {"error_rate": "failed", "overload_rate": "had no room", "slow": "was too slow"}
 
 
 @dataclass(frozen=True)

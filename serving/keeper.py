@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,12 @@ from cluster.errors import HoneError, RunFailed, UsageError
 from cluster.ports import refuse_taken
 from cluster.records import Record
 from cluster.runs import Owner, is_gone, start_mark
-from cluster.session import Settings, environment, ray_session
+from cluster.session import TOKEN, Settings, environment, ray_session
 from cluster.stopping import stop_on_signal
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving.deploy import Options, bring_up, take_down
+from serving.proxy import PROXY_ENV
 from serving.traffic import steer
 
 if TYPE_CHECKING:
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from serving.endpoint import Endpoint
 
 CLUSTERS = "clusters"
-TOKEN = {"RAY_AUTH_MODE": "token"}
-"""Ray's own: the token that it keeps in the user's home lets this user's processes in, and nobody else's."""
 LOOK_S = 0.2
 STEER_EVERY_S = 5.0
 START_S = 600.0
@@ -93,14 +93,14 @@ def serve(
     kept = find_kept(store, spec.endpoint)
     if kept is not None:
         _refuse_other_options(kept, options)
-        with environment(TOKEN), ray_session(address=kept.ray_address):
+        with ray_session(address=kept.ray_address):
             announce(_serving(bring_up(spec, settings, options, progress), kept.url))
         return
     refuse_taken(options.host, options.port)
     stopping = threading.Event()
     own = TOKEN if settings.ray_address is None else {}
-    alone = _alone(store, spec.endpoint)
-    with alone, stop_on_signal(stopping.set), environment(own), ray_session(address=settings.ray_address):
+    ray_up = ray_session(address=settings.ray_address, worker_env=PROXY_ENV)
+    with _alone(store, spec.endpoint), stop_on_signal(stopping.set), environment(own), ray_up:
         endpoint = bring_up(spec, settings, options, progress)
         try:
             kept = _claim(store, endpoint, options)
@@ -176,6 +176,19 @@ def find_kept(store: Store, endpoint: str) -> Kept | None:
     kept = Kept.model_validate(store.get_json(CLUSTERS, f"{endpoint}.json"))
     host = socket.gethostname()
     return None if kept.owner.host != host or is_gone(kept.owner, host) else kept
+
+
+def beside(endpoint: str, settings: Settings) -> Settings:
+    """Return settings under which a job joins the Ray of an endpoint that runs here. Raises UsageError otherwise."""
+    kept = find_kept(Store(settings.home), endpoint)
+    if kept is None:
+        raise UsageError(f"no endpoint {endpoint!r} runs here", "Leave --beside out, or serve it: hone serve.")
+    if settings.ray_address not in (None, kept.ray_address):
+        raise UsageError(
+            f"{endpoint} runs in the Ray at {kept.ray_address}, and RAY_ADDRESS is {settings.ray_address}",
+            "Unset RAY_ADDRESS, or leave --beside out.",
+        )
+    return replace(settings, ray_address=kept.ray_address)
 
 
 def log_path(endpoint: str, settings: Settings) -> Path:

@@ -8,7 +8,7 @@ changed by Alembic's migrations only. Left out: which rows count for an experime
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,10 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
+    delete,
     event,
     select,
+    text,
 )
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
@@ -49,7 +51,7 @@ exposures = Table(
     Column("endpoint", String(63), nullable=False),
     Column("experiment", String(63), index=True),
     Column("arm", String(63), nullable=False),
-    Column("unit", String(64), nullable=False),
+    Column("unit", String(64), nullable=False, index=True),
     Column("has_unit", Boolean, nullable=False),
     Column("probabilities", JSON, nullable=False),
     Column("epoch", Integer, nullable=False),
@@ -126,6 +128,25 @@ class Ledger:
             row.pop("key")
             yield Outcome.model_validate(row)
 
+    def forget(self, endpoint: str, unit: str, requests: Collection[str] = ()) -> tuple[set[str], set[str]]:
+        """Delete a unit's exposures at an endpoint with their outcomes, and those of ``requests`` that are its own.
+
+        Returns the requests whose exposures, and the keys of the outcomes, that were deleted. A deleted row's bytes are
+        overwritten in a SQLite file; PostgreSQL gives them up at its next vacuum.
+        """
+        theirs = (exposures.c.endpoint == endpoint) & (exposures.c.unit == unit)
+        with _named_errors(), self._engine.begin() as connection:
+            seen = set(connection.scalars(delete(exposures).where(theirs).returning(exposures.c.request)))
+            said: set[str] = set()
+            of_unit = sorted(seen | set(requests))
+            for start in range(0, len(of_unit), ROWS_A_READ):
+                of_them = outcomes.c.request.in_(of_unit[start : start + ROWS_A_READ])
+                said |= set(connection.scalars(delete(outcomes).where(of_them).returning(outcomes.c.key)))
+        if (seen or said) and self._engine.dialect.name == "sqlite":
+            with _named_errors(), self._engine.connect() as connection:
+                connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+        return seen, said
+
     def _read(self, query: Any) -> Iterator[dict[str, Any]]:
         with _named_errors(), self._engine.connect() as connection:
             for row in connection.execution_options(yield_per=ROWS_A_READ).execute(query).mappings():
@@ -147,13 +168,14 @@ def engine_of(url: str) -> Engine:
     def set_up(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA secure_delete=ON")
 
     event.listen(engine, "connect", set_up)
     return engine
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the tables up to date."""
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Bring the tables up to date, or to an older revision."""
     from alembic import command
     from alembic.config import Config
 
@@ -161,7 +183,7 @@ def migrate(engine: Engine) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     with ONE_MIGRATION, engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def differences(connection: Connection) -> list[Any]:

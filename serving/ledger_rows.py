@@ -2,6 +2,10 @@
 
 An exposure is written when an answer ends, however it ended; an outcome whenever somebody says what it was worth. Both
 are plain records of one line of JSON each, so that a spool on disk can hold what a database has not taken yet.
+
+How it ended: ``failed`` is the arm's doing, ``overloaded`` was turned away before the arm began on it (429),
+``refused`` asked for what no arm gives, ``cancelled`` had a caller who went away, and ``lost`` was under way when the
+ingress was killed, so that nobody knows how it would have ended.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from pydantic import Field, JsonValue
 
 from cluster.records import Record
 
-Status = Literal["ok", "failed", "cancelled", "refused"]
+Status = Literal["ok", "failed", "overloaded", "cancelled", "refused", "lost"]
 
 
 class Exposure(Record):

@@ -36,6 +36,7 @@ class Load:
     running: int
     requests: int
     failed: int
+    overloaded: int
     requests_per_s: float
     tokens_per_s: float
     p50_s: float | None
@@ -73,6 +74,7 @@ class Recent:
             running=self._running[arm],
             requests=len(ended),
             failed=sum(one.status == "failed" for one in ended),
+            overloaded=sum(one.status == "overloaded" for one in ended),
             requests_per_s=len(ended) / span_s,
             tokens_per_s=sum(one.tokens_out for one in ended) / span_s,
             p50_s=_percentile([one.latency_s for one in fine], 50),

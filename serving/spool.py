@@ -1,5 +1,8 @@
 """Rows on their way to the ledger: on disk before anybody waits, in the database soon after, lost by nobody's crash.
 
+An answer's row is there when it ends; a short one is there from its beginning (``serving.under_way``), and becomes the
+row of a request whose process was killed, after all that process's other rows have arrived.
+
 A row is one ``write`` of one line to an open file, some microseconds, which a killed process does not take back. A
 thread closes that file several times a second, writes its rows to the database in one transaction, and only then
 removes it. While the database is away files wait; after a crash whoever opens the directory next takes over what is
@@ -16,15 +19,18 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import RowsRefused, StoreError
-from serving.ledger_rows import Row
+from serving.ledger_rows import Exposure, Row
+from serving.under_way import ENDING as BEGUN
+from serving.under_way import UnderWay
 
 EVERY_S = 0.2
 WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -43,6 +49,7 @@ class Spool:
 
     def __init__(self, directory: Path, write: Callable[[Sequence[Row]], None]) -> None:
         self._directory, self._write = directory, write
+        self._writer = uuid.uuid4().hex[:8]
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
@@ -51,7 +58,8 @@ class Spool:
         self.last_error = ""
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._path, self._file = _begun(directory)
+            self._under_way = UnderWay(directory, self._writer)
+            self._path, self._file = _begun(directory, self._writer)
         except OSError as error:
             raise StoreError(
                 f"{directory} cannot be written: {error.strerror}", "Make room, or set its owner."
@@ -59,12 +67,21 @@ class Spool:
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
+    def begin(self, row: Exposure) -> None:
+        """Take the row of a request that begins. Raises StoreError where the disk does not take it."""
+        try:
+            self._under_way.begin(row)
+        except OSError as error:
+            raise StoreError(f"the ledger's spool took no row: {error.strerror}", "Make room on its disk.") from error
+
     def add(self, row: Row, *, durable: bool = False) -> None:
         """Take a row; ``durable`` waits until the disk has it. Raises StoreError where the disk does not take it."""
         line = row.model_dump_json().encode() + b"\n"
         try:
             with self._lock:
                 self._append(line)
+                if isinstance(row, Exposure):
+                    self._under_way.end(row.request)
                 kept = os.dup(self._file.fileno()) if durable else None
             if kept is not None:
                 try:
@@ -102,6 +119,7 @@ class Spool:
         self._closing = True
         self._wake.set()
         self._thread.join()
+        self._under_way.close()
         self._file.close()
         if not self._size_bytes:
             self._path.unlink(missing_ok=True)
@@ -122,7 +140,7 @@ class Spool:
         try:
             with self._lock:
                 if self._size_bytes:
-                    following = _begun(self._directory)
+                    following = _begun(self._directory, self._writer)
                     self._path.rename(self._path.with_suffix(CLOSED))
                     self._file.close()
                     self._path, self._file = following
@@ -134,7 +152,7 @@ class Spool:
 
     def _hand_over(self) -> bool:
         """Write the closed files, the oldest first, and return whether the database took them all."""
-        for path in (*self._closed(), *self._orphans()):
+        for path in chain(self._closed(), self._orphans(), self._lost()):
             try:
                 if rows := self._rows(path):
                     self._write_or_set_aside(rows)
@@ -167,9 +185,19 @@ class Spool:
         """Return open files whose writer is gone."""
         return [path for path in sorted(self._directory.glob(f"*{OPEN}")) if _has_no_writer(path)]
 
+    def _lost(self) -> Iterator[Path]:
+        """Yield what writers that are gone had under way, once nothing else of theirs is left."""
+        for path in sorted(self._directory.glob(f"*{BEGUN}")):
+            own = f"*-{path.stem}"
+            left = (*self._directory.glob(f"{own}{CLOSED}"), *self._directory.glob(f"{own}{OPEN}"))
+            if not left and _has_no_writer(path):
+                yield path
+
     def _rows(self, path: Path) -> list[Row]:
         found: list[Row] = []
         for line in path.read_bytes().splitlines():
+            if not line.strip():
+                continue  # a row that was forgotten (serving.forget)
             try:
                 found.append(ROW.validate_json(line))
             except ValidationError:
@@ -177,9 +205,9 @@ class Spool:
         return found
 
 
-def _begun(directory: Path) -> tuple[Path, IO[bytes]]:
+def _begun(directory: Path, writer: str) -> tuple[Path, IO[bytes]]:
     """Return a new open file, locked before it has the name by which others find it; later ones sort later."""
-    path = directory / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}{NEW}"
+    path = directory / f"{time.time_ns():020d}-{writer}{NEW}"
     file = path.open("ab", buffering=0)
     fcntl.flock(file, fcntl.LOCK_EX)
     return path.rename(path.with_suffix(OPEN)), file
@@ -188,5 +216,5 @@ def _begun(directory: Path) -> tuple[Path, IO[bytes]]:
 def _has_no_writer(path: Path) -> bool:
     with suppress(OSError), path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino  # else its writer has put another in its place
     return False

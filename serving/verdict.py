@@ -55,6 +55,9 @@ class Verdict(Record):
     effects: dict[str, Ruling] = Field(description="every challenger against the control")
     srm: SampleRatio
     guardrails: dict[str, dict[str, Bound]]
+    overloaded: dict[str, int] = Field(
+        default_factory=dict[str, int], description="requests by arm that were turned away for want of room"
+    )
     waiting: int = Field(description="units whose horizon has not ended")
     decision: Decision
     reason: str
@@ -64,8 +67,10 @@ def verdict_of(exposures: Iterable[Exposure], outcomes: Iterable[Outcome], desig
     """Return the verdict on the rows that were known at ``as_of_s``; see serving/units.py for late ones."""
     rows: Sequence[Exposure] = list(exposures)
     units = folded(rows, outcomes, design, as_of_s)
-    bounds = bounds_of(tallies_of(rows, design, as_of_s), design)
-    return verdict_from(units, evidence_of(units, bounds, design), design)
+    tallies = tallies_of(rows, design, as_of_s)
+    evidence = evidence_of(units, bounds_of(tallies, design), design)
+    found = verdict_from(units, evidence, design)
+    return found.model_copy(update={"overloaded": {arm: tally.overloaded for arm, tally in tallies.items()}})
 
 
 def evidence_of(units: Units, bounds: dict[str, dict[str, Bound]], design: Design) -> Evidence:

@@ -23,6 +23,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         for arm, bounds in verdict.guardrails.items()
         for name, bound in bounds.items()
     ]
+    full = ", ".join(f"{arm} {count}" for arm, count in verdict.overloaded.items() if count)
     return [
         *columns(rows),
         "",
@@ -30,6 +31,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         f"  sample ratio: {'as recorded' if verdict.srm.ok else 'NOT as recorded'} "
         f"(evidence {verdict.srm.evidence:.3g})",
         *guardrails,
+        *([f"  turned away for want of room: {full}"] if full else []),
         f"  waiting: {verdict.waiting} units",
         "",
         f"  {verdict.decision}: {verdict.reason}",

@@ -15,7 +15,7 @@ from serving.callers import Keys
 from serving.endpoint import Arm, Endpoint
 from serving.gateway import Gateway, Snapshot
 from serving.generation import GenerationRequest, Piece, TokenLogprob
-from serving.ledger_rows import Row
+from serving.ledger_rows import Exposure, Row
 from serving.meters import Meters
 
 WORDS = ("bill", "ing")
@@ -68,7 +68,13 @@ class Remembering:
 
     is_full: bool = False
     rows: list[Row] = field(default_factory=list)
+    begun: list[Exposure] = field(default_factory=list)
     num_durable: int = 0
+
+    def begin(self, row: Exposure) -> None:
+        if self.is_full:
+            raise StoreError("the disk is full", "make room")
+        self.begun.append(row)
 
     def add(self, row: Row, *, durable: bool = False) -> None:
         if self.is_full:

@@ -13,6 +13,8 @@ from trainers.evaluation import Scored, read_scored
 from trainers.gate import Scores, decide
 from trainers.metrics import METRICS
 
+SPEED = "speed.json"
+
 if TYPE_CHECKING:
     from cluster.pipeline import RunContext
 
@@ -21,10 +23,17 @@ def run(ctx: RunContext) -> None:
     """Decide and leave ``runs/RUN/gate.json``."""
     scored = read_scored(ctx)
     champion = scored.of("champion") or None
-    scores = Scores(scored.of("tuned"), best_base(scored), champion, frozenset(scored.slices))
+    scores = Scores(scored.of("tuned"), best_base(scored), champion, frozenset(scored.slices), _speed(ctx))
     report = decide(ctx.job.gate, scores)
     ctx.store.put_json(report.model_dump(mode="json"), "runs", ctx.run, "gate.json")
     ctx.progress.say(f"gate: {report.decision}")
+
+
+def _speed(ctx: RunContext) -> Metrics:
+    """Return what the speed stage measured, if the job has one."""
+    if not ctx.store.exists("runs", ctx.run, SPEED):
+        return {}
+    return ctx.store.get_json("runs", ctx.run, SPEED)["metrics"]
 
 
 def best_base(scored: Scored) -> dict[str, Metrics] | None:

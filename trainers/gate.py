@@ -13,10 +13,11 @@ Left out: significance (compare the paired intervals of the report for that).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from cluster.records import GateDecision, GateReport, Metrics, RuleOutcome
+from cluster.speed_spec import SPEED_METRICS
 from trainers.gate_rules import Operand, Operator, Rule, parse_rule
 
 TOLERANCE = 1e-9
@@ -34,6 +35,8 @@ class Scores:
     base: dict[str, Metrics] | None = None
     champion: dict[str, Metrics] | None = None
     slices: frozenset[str] = frozenset()
+    speed: Metrics = field(default_factory=dict[str, float])
+    """Of the release as a whole, on no test."""
 
     @property
     def everywhere(self) -> list[str]:
@@ -55,7 +58,7 @@ def decide(rules: Sequence[str], scores: Scores) -> GateReport:
 def _outcome(rule: Rule, scores: Scores) -> RuleOutcome:
     if "champion" in rule.peers and scores.champion is None:
         return RuleOutcome(rule=rule.text, left=None, right=None, passed=True, note="no champion yet")
-    everywhere = any(side.metric is not None and side.test is None for side in rule.sides)
+    everywhere = any(side.metric not in (None, *SPEED_METRICS) and side.test is None for side in rule.sides)
     if not everywhere:
         return _outcome_on(rule, None, scores)
     if not scores.everywhere:
@@ -94,6 +97,9 @@ def _value(rule: Rule, side: Operand, test: str | None, scores: Scores) -> tuple
     named = rule.measured if side.peer else side
     metric, on = named.metric, named.test or test
     assert metric is not None, "a parsed rule names a metric"
+    if metric in SPEED_METRICS:
+        number = scores.speed.get(metric)
+        return (None, f"{metric} was not measured") if number is None else (number + side.offset, "")
     assert on is not None, "without a test of its own, a metric is looked up on each"
     table = {"base": scores.base, "champion": scores.champion, None: scores.test}[side.peer]
     whose = f"{side.peer}'s " if side.peer else ""

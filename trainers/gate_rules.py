@@ -2,9 +2,10 @@
 
     rule := term OP term                 OP: >= > <= < ==
     term := operand [("+" | "-") NUMBER]
-    operand := NUMBER | METRIC | TEST.METRIC | base | champion
+    operand := NUMBER | METRIC | TEST.METRIC | SPEED | base | champion
 
-`base` and `champion` are the same metric on the same test, of the untuned base and of the current champion. Rules are
+`base` and `champion` are the same metric on the same test, of the untuned base and of the current champion. A metric of
+speed (``cluster.speed_spec``) is the release's own, on no test and without a peer. Rules are
 parsed when the job file is read, long before there are numbers (trainers/gate.py decides on those), so everything
 that can be known then is refused then: names that do not exist or that the job will not compute, and bounds that no
 share can reach. Another kind of operand is one more token and one more case of `_operand`.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from cluster.errors import JobFileError
+from cluster.speed_spec import SPEED_METRICS
 from trainers.metrics import METRICS, did_you_mean
 
 Operator = Literal[">=", ">", "<=", "<", "=="]
@@ -102,6 +104,7 @@ def parse_rule(
     parsed = Rule(rule, left, operator, right)
     if parsed.measured.metric is None:
         raise JobFileError(f"gate rule {rule!r} names no metric", REMEDY, WHERE)
+    _refuse_speed(parsed)
     for side in parsed.sides:
         _refuse_unknown(rule, side, METRICS if metrics is None else metrics, tests)
     _refuse_unreachable(parsed)
@@ -177,7 +180,7 @@ def _refusal(rule: str, token: Token, expected: str) -> JobFileError:
 
 
 def _refuse_unknown(rule: str, side: Operand, metrics: Collection[str], tests: Collection[str] | None) -> None:
-    if side.metric is None:
+    if side.metric is None or side.metric in SPEED_METRICS:
         return
     if side.test in ("base", "champion"):
         raise JobFileError(
@@ -185,7 +188,7 @@ def _refuse_unknown(rule: str, side: Operand, metrics: Collection[str], tests: C
         )
     if side.metric not in METRICS:
         what = f"gate rule {rule!r}: {side.metric!r} is no known metric"
-        raise JobFileError(what, did_you_mean(side.metric, METRICS), WHERE)
+        raise JobFileError(what, did_you_mean(side.metric, [*METRICS, *SPEED_METRICS]), WHERE)
     if side.metric not in metrics:
         remedy = f"add it to evaluate.metrics, or use one of: {', '.join(metrics)}"
         raise JobFileError(f"gate rule {rule!r}: this job does not compute {side.metric!r}", remedy, WHERE)
@@ -194,10 +197,19 @@ def _refuse_unknown(rule: str, side: Operand, metrics: Collection[str], tests: C
         raise JobFileError(what, did_you_mean(side.test, tests), WHERE)
 
 
+def _refuse_speed(rule: Rule) -> None:
+    """Raise JobFileError where speed is asked of what has none: a test, the base, the champion."""
+    for side in rule.sides:
+        if side.metric in SPEED_METRICS and (side.test is not None or rule.peers):
+            other = side.test or " and ".join(sorted(rule.peers))
+            what = f"gate rule {rule.text!r}: {side.metric} is measured of the release as a whole, and not of {other}"
+            raise JobFileError(what, f"write a bound, as '{side.metric} <= 2'", WHERE)
+
+
 def _refuse_unreachable(rule: Rule) -> None:
     metric = rule.measured.metric
     bound = rule.right if rule.measured is rule.left else rule.left
-    if metric is None or bound.number is None or not METRICS[metric].is_share:
+    if metric not in METRICS or bound.number is None or not METRICS[metric].is_share:
         return
     needed = bound.number + bound.offset - rule.measured.offset
     if not 0 <= needed <= 1:

@@ -6,6 +6,7 @@ here once: how texts become labels, what an interval is, what a gate does with m
 
 from __future__ import annotations
 
+from cluster.speed_spec import SPEED_METRICS, SpeedSpec
 from trainers import gate_rules
 from trainers.bootstrap import LEVEL, RESAMPLES
 from trainers.gate import TOLERANCE
@@ -30,6 +31,13 @@ models has one on the difference, from the same resampled rows for both: look at
 model is better. With few rows the intervals are a little too short; when every row has the same score they have no
 width."""
 
+SPEED = """\
+A gate rule may name these. They are measured of the release as a whole, before the gate decides and only then: on the
+engine that would serve it, in a task of an arm's size, with prompts from all over the tests and answers of at most
+`evaluate.max_new_tokens`; {requests} requests, {concurrency} at once, after {warm_up} that are not timed
+(`speed.requests`, `speed.concurrency`, `speed.warm_up`). HTTP is not in it. They depend on the machine, as serving
+does; there is none of the base or the champion to compare with."""
+
 GATE = """\
 {grammar}
 
@@ -43,6 +51,7 @@ metric without a test's name means every test there is. Numbers closer than {tol
 | `rouge_l >= champion - 0.01` | no more than a point below the champion; passes while there is none |
 | `old.accuracy >= base` | on the test named `old` |
 | `loss <= base` | at most the base's loss |
+| `p95_latency_s <= 2` | of twenty answers nineteen take at most two seconds |
 
 A false rule **rejects**. Otherwise a rule whose number is missing or not finite **holds**. Otherwise the gate
 **accepts**, also without rules. Unknown metrics, tests and unreachable bounds are refused when the job file is read."""
@@ -65,9 +74,15 @@ def metrics_page() -> str:
         f"## Labels\n\n{LABELS}\n",
         f"## Texts\n\n{TEXTS}\n",
         f"## Intervals\n\n{INTERVALS.format(level=LEVEL, resamples=RESAMPLES)}\n",
+        f"## Speed\n\n{SPEED.format(**SpeedSpec().model_dump())}\n\n{_speed_table()}\n",
         f"## Gate\n\n{GATE.format(grammar=grammar, tolerance=TOLERANCE)}\n",
     ]
     return "\n".join(sections)
+
+
+def _speed_table() -> str:
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in SPEED_METRICS.items()]
+    return "\n".join(["| metric | meaning |", "| --- | --- |", *rows])
 
 
 def _row(metric: Metric) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import BaseModelError, JobFileError
+from cluster.places import local_directory
 from cluster.trusted_code import loading, remedy_of
 from trainers.fused_loss import FusedTargetLoss
 from trainers.packed_attention import segment_inputs
@@ -54,7 +55,7 @@ def check_base(base: str) -> None:
 
     A hub id is left to the hub client; only local directories can be looked at here. Raises BaseModelError.
     """
-    path = Path(base)
+    path = Path(local_directory(base))
     if not path.exists():
         if path.is_absolute() or base.startswith(".") or base.count("/") > 1:
             raise BaseModelError(
@@ -87,11 +88,12 @@ def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0, *, in_4_bits:
 
     quiet_libraries()
     check_base(base)
+    directory = local_directory(base)
     try:
-        config = AutoConfig.from_pretrained(base, **loading(base))
+        config = AutoConfig.from_pretrained(directory, **loading(base))
         set_dropout(config, dropout)
         model = AutoModelForCausalLM.from_pretrained(
-            base,
+            directory,
             config=config,
             dtype=dtype,
             use_safetensors=True,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cluster.capacity import Capacity
 from cluster.errors import JobFileError
 from cluster.resources import make_plan, trials_at_once
-from cluster.session import cluster_capacity, ray_session, refuse_local_home
+from cluster.session import job_capacity, ray_session, refuse_local_home
 from cluster.store import Store
 from trainers.batches import drawn
 from trainers.metrics import METRICS
@@ -54,13 +54,22 @@ def plan_within(job: JobSpec, prepared: Prepared, store: Store, found: Capacity,
 
 
 def capacity(settings: Settings) -> Capacity:
-    """Return what the cluster of RAY_ADDRESS has, or this machine where none is named."""
+    """Return what the cluster of RAY_ADDRESS has, or this machine where none is named.
+
+    A driver's address is joined; the URL of a head, to which a job is submitted, is asked.
+    """
+    if settings.ray_address is not None and "://" in settings.ray_address:
+        from cluster.jobs import head_capacity
+
+        found = head_capacity(settings.ray_address)
+        refuse_local_home(settings, found)
+        return found
     if settings.ray_address is None:
         from trainers.machine import this_machine
 
         return this_machine()
     with ray_session(address=settings.ray_address):
-        found = cluster_capacity()
+        found = job_capacity()
         refuse_local_home(settings, found)
         return found
 

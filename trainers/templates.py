@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cluster.errors import BaseModelError, DataError
+from cluster.places import local_directory
 from cluster.plain_template import PLAIN_TEMPLATE
 from cluster.trusted_code import loading, remedy_of
 from trainers.turns import text_of
@@ -49,9 +50,9 @@ def load_tokenizer(path: str) -> Any:
     """Load the tokenizer of a model directory or hub id. Raises BaseModelError where there is none, or no eos."""
     from transformers import AutoTokenizer
 
-    code = loading(path)
+    directory, code = local_directory(path), loading(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **code)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **code)
     except Exception as error:  # a damaged tokenizer.json comes out of Rust as a bare Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(

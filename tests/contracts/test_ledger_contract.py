@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData
 
 from cluster.errors import StoreError
 from cluster.session import Settings
-from serving.ledger import Ledger, differences, engine_of
+from serving.ledger import MIGRATIONS, Ledger, differences, engine_of, migrate
 from serving.ledger_rows import Exposure, Outcome
 
 
@@ -95,3 +98,57 @@ def test_the_migrations_make_the_tables_that_the_code_reads(settings: Settings, 
         with engine.connect() as connection:
             assert differences(connection) == []
         engine.dispose()
+
+
+def test_a_unit_is_forgotten_with_its_outcomes_and_nobody_else(settings: Settings, ledger: Ledger) -> None:
+    theirs = [exposure("a"), exposure("b", experiment=None, forced=True)]
+    others = [exposure("c", unit="u2"), exposure("d", endpoint="other")]
+    said = [Outcome(request=row.request, time_s=2.0, name="success", value=1.0) for row in (*theirs, *others)]
+    early = Outcome(request="waits", time_s=2.0, name="success", correction="of an exposure that is not here yet")
+    ledger.write([*theirs, *others, *said, early])
+    assert ledger.forget("support", "u1", ["waits"]) == ({"a", "b"}, {said[0].key, said[1].key, early.key})
+    assert ledger.forget("support", "u1") == (set(), set())
+    assert [row.request for row in ledger.exposures("support")] == ["c"]
+    assert [row.request for row in ledger.outcomes("support")] == ["c"]
+    assert [row.request for row in ledger.outcomes("other")] == ["d"]
+    ledger.write([exposure("waits")])
+    assert [row.request for row in ledger.outcomes("support")] == ["c"]
+
+
+def test_a_forgotten_text_is_in_no_file_of_sqlite(tmp_path: Path) -> None:
+    ledger = Ledger.open(Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path))
+    for n in range(300):
+        ledger.write([exposure(f"r{n}", unit=f"u{n % 3}", kept={"prompt": f"secret of u{n % 3}, number {n}"})])
+    ledger.forget("support", "u1")
+    kept = b"".join(path.read_bytes() for path in tmp_path.glob("ledger.db*"))
+    ledger.close()
+    assert b"secret of u2" in kept
+    assert b"secret of u1" not in kept
+
+
+def test_rows_of_the_oldest_ledger_are_there_after_every_migration(settings: Settings) -> None:
+    script = ScriptDirectory(str(MIGRATIONS))
+    revisions = [found.revision for found in script.walk_revisions()][::-1]
+    assert len(revisions) > 1, "there is something to migrate"
+    row = {
+        "request": "a", "endpoint": "support", "experiment": "v4", "arm": "control", "unit": "u1", "has_unit": True,
+        "probabilities": {"control": 1.0}, "epoch": 3, "time_s": 1.5, "latency_s": None, "first_token_s": None,
+        "tokens_in": 7, "tokens_out": 9, "status": "ok", "forced": False, "kept": {"text": "é"}, "consent": True,
+    }  # fmt: skip
+    said = {"key": "k" * 32, "request": "a", "time_s": 2.5, "name": "success", "value": 1.0, "source": "client"}
+    with settings.making_tables("ledger") as url:
+        engine = engine_of(url)
+        migrate(engine, revisions[0])
+        old = MetaData()
+        old.reflect(engine)
+        with engine.begin() as connection:
+            connection.execute(old.tables["exposures"].insert(), row)
+            connection.execute(old.tables["outcomes"].insert(), said)
+        for revision in revisions[1:]:
+            migrate(engine, revision)
+        with engine.connect() as connection:
+            assert differences(connection) == []
+        engine.dispose()
+    with closing(Ledger.open(settings)) as ledger:
+        assert list(ledger.exposures("support")) == [Exposure.model_validate(row)]
+        assert [(found.request, found.value) for found in ledger.outcomes("support")] == [("a", 1.0)]

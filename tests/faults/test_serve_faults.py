@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import httpx
 import psutil
@@ -15,8 +17,9 @@ import pytest
 from cluster.session import ray_session
 from serving.ledger import Ledger
 from serving.ledger_rows import Exposure
+from serving.proxy import PROXY_ENV
 from tests.faults.conftest import leaving_nothing_behind
-from tests.integration.test_serve import ADMIN, Up, served_pair
+from tests.integration.test_serve import ADMIN, TURN, Up, served_pair
 from tests.tiny import write_base
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -33,7 +36,10 @@ def nothing_left_behind() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     base = write_base(tmp_path_factory.mktemp("base"))
-    with ray_session(num_cpus=2), served_pair(base, tmp_path_factory.mktemp("serving")) as running:
+    with (
+        ray_session(num_cpus=2, worker_env=PROXY_ENV),
+        served_pair(base, tmp_path_factory.mktemp("serving")) as running,
+    ):
         yield running
 
 
@@ -92,6 +98,93 @@ def test_a_killed_arm_gives_503_or_an_answer_and_never_hangs(up: Up):
     assert max(took_s for _, _, took_s in seen) < 60
     assert any(arm == "new" for _, arm, _ in seen)
     answered_again(up)
+
+
+@dataclass
+class Callers:
+    """Threads that ask one request after another, streamed and not, and what each one got."""
+
+    up: Up
+    whole: list[str] = field(default_factory=list)
+    """Ids of answers that came whole."""
+    broken: list[str] = field(default_factory=list)
+    """Ids of streams that ended with an error event."""
+    refused: list[httpx.Response] = field(default_factory=list)
+    """What was no 200."""
+    took_s: list[float] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def during(self, fault: Callable[[], None], after_s: float = 8) -> None:
+        """Ask for a second, let ``fault`` happen, and go on asking."""
+        kinds = (self._ask, self._ask, self._stream, self._stream, self._retry)
+        threads = [threading.Thread(target=self._again, args=(kind,)) for kind in kinds]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        fault()
+        time.sleep(after_s)
+        self.over.set()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a caller hangs"
+
+    def _again(self, ask: Callable[[dict[str, object]], None]) -> None:
+        number = 0
+        while not self.over.is_set():
+            number += 1
+            began_s = time.monotonic()
+            ask({"messages": TURN, "user": f"{ask.__name__} {number}", "max_tokens": 100})
+            self.took_s.append(time.monotonic() - began_s)
+
+    def _ask(self, body: dict[str, object]) -> None:
+        answer = self.up.chat(**body)
+        if answer.status_code == 200:
+            self.whole.append(answer.json()["id"])
+        else:
+            self.refused.append(answer)
+
+    def _stream(self, body: dict[str, object]) -> None:
+        url = f"{self.up.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json=body | {"stream": True, "n": 2}, timeout=60) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                self.refused.append(answer)
+                return
+            lines = [line for line in answer.iter_lines() if line]
+        request = answer.headers["x-hone-request-id"]
+        if lines[-1] == "data: [DONE]":
+            self.whole.append(request)
+        else:
+            assert json.loads(lines[-1].removeprefix("data: "))["error"]["type"] == "service_unavailable"
+            self.broken.append(request)
+
+    def _retry(self, body: dict[str, object]) -> None:
+        """Ask with OpenAI's own client, which tries again by itself what may be tried again."""
+        client = self.up.client().with_options(max_retries=8)
+        client.chat.completions.create(model="support", messages=TURN, user=str(body["user"]), max_tokens=5)
+
+
+def test_an_ingress_killed_under_load_gives_errors_to_retry_and_every_request_is_in_the_ledger(up: Up):
+    began_s = time.time()
+    callers = Callers(up)
+    callers.during(lambda: kill(INGRESS))
+    assert callers.broken or callers.refused, "somebody was being answered"
+    for answer in callers.refused:
+        assert answer.status_code in (429, 503), answer.text
+        assert answer.headers["retry-after"]
+        assert answer.json()["error"]["type"] in ("rate_limit_exceeded", "service_unavailable")
+    assert max(callers.took_s) < 30
+    answered_again(up)
+    wanted = dict.fromkeys(callers.whole, "ok") | dict.fromkeys(callers.broken, "lost")
+    found: dict[str, str] = {}
+    deadline_s = time.monotonic() + 20
+    while not wanted.items() <= found.items() and time.monotonic() < deadline_s:
+        time.sleep(0.5)
+        ledger = Ledger.open(up.settings)
+        found = {row.request: row.status for row in ledger.exposures("support", since_s=began_s)}
+        ledger.close()
+    assert {request: found.get(request) for request in wanted} == wanted
+    assert "lost" in found.values(), "what was under way when it was killed"
 
 
 def test_a_killed_ingress_comes_back_with_the_endpoints_state(up: Up):

@@ -141,7 +141,7 @@ def test_what_cannot_be_answered_is_refused_in_openais_shape(body: Any, status: 
     ("error", "http", "status"),
     [
         (RequestRefused("too long", "shorten it"), 400, "refused"),
-        (Overloaded("full", "later"), 429, "failed"),
+        (Overloaded("full", "later"), 429, "overloaded"),
         (NotServing("gone", "again"), 503, "failed"),
         (GenerationFailed("broken", "again"), 500, "failed"),
     ],
@@ -154,6 +154,10 @@ def test_an_arms_error_has_its_status_and_is_recorded(error: Any, http: int, sta
     assert ("retry-after" in answer.headers) == (http in (429, 503))
     (row,) = local.rows
     assert row.status == status
+    (begun,) = local.spool.begun
+    known = {"request", "arm", "unit", "probabilities", "epoch", "time_s", "forced"}
+    assert begun.model_dump(include=known) == row.model_dump(include=known)
+    assert (begun.status, begun.latency_s, begun.kept) == ("lost", None, {}), "what is left of it should we be killed"
     assert (answer.headers["x-hone-request-id"], answer.headers["x-hone-arm"]) == (row.request, "a")
     assert (answer.headers["x-hone-experiment"], answer.headers["x-hone-epoch"]) == ("", "1")
     assert "hone_refused_total{" not in got(local, "/metrics").text, "an arm answered, if only with an error"

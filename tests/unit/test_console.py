@@ -201,7 +201,10 @@ def test_every_arm_answers_a_prompt_apart_from_the_experiment_and_is_scored(sett
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
     assert "b is full" in page
-    assert [(row.arm, row.forced, row.status) for row in admin.local.rows] == [("a", True, "ok"), ("b", True, "failed")]
+    assert [(row.arm, row.forced, row.status) for row in admin.local.rows] == [
+        ("a", True, "ok"),
+        ("b", True, "overloaded"),
+    ]
     assert (admin.local.arms["a"].asked[0].max_tokens, admin.local.arms["a"].asked[0].temperature) == (5, 0.5)
     (request,) = set(re.findall(r'name="score:([^"]+)"', page))
     assert admin.send("POST", "/score", **{f"score:{request}": "1"}).status_code == 303

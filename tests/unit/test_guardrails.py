@@ -88,3 +88,22 @@ def test_only_declared_bounds_are_judged_and_share_the_budget() -> None:
     assert {name: bound.ok for name, bound in bounds["b"].items()} == {"error_rate": True, "slow": False}
     assert DESIGN.bound_alpha == pytest.approx(0.05 / 4)
     assert bounds_of(tallies, replace(DESIGN, guardrails=GuardrailSpec())) == {"a": {}, "b": {}}
+
+
+def test_a_request_without_room_is_no_failure_and_has_a_bound_of_its_own() -> None:
+    design = replace(DESIGN, guardrails=GuardrailSpec(error_rate=0.01, overload_rate=0.1))
+    statuses = ["ok"] * 50 + ["failed"] + ["overloaded"] * 49 + ["lost"] * 7
+    rows = [exposure(f"r{n}", f"u{n}", "a", {"a": 1.0}, float(n), status=status) for n, status in enumerate(statuses)]
+    tally = tallies_of(rows, design, 1000.0)["a"]
+    assert (tally.requests, tally.failed, tally.overloaded) == (51, 1, 49)
+    assert tally + tally == Tally(102, 2, 0, 0, 98)
+    bounds = bounds_of({"a": tally}, design)["a"]
+    assert bounds["error_rate"].rate == pytest.approx(1 / 51), "of those that it began on"
+    assert bounds["overload_rate"].rate == pytest.approx(0.49)
+    assert (bounds["error_rate"].ok, bounds["overload_rate"].ok) == (True, False)
+
+
+def test_an_undeclared_bound_costs_the_others_nothing() -> None:
+    both = replace(DESIGN, guardrails=GuardrailSpec(error_rate=0.01, overload_rate=0.1))
+    one = replace(DESIGN, guardrails=GuardrailSpec(overload_rate=0.1))
+    assert (both.bound_alpha, one.bound_alpha) == pytest.approx((0.0125, 0.025))

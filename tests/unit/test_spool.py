@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from cluster.errors import RowsRefused, StoreError
-from serving.ledger_rows import Outcome, Row
+from serving.ledger_rows import Exposure, Outcome, Row, Status
 from serving.spool import Spool
+from serving.under_way import MOST_BYTES, UnderWay
 
 
 def row(number: int) -> Outcome:
@@ -178,3 +180,84 @@ assert 0 < taken < 100 and not spool.num_damaged
 def test_a_full_disk_is_an_error_and_leaves_no_half_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def exposure(request: str, status: Status = "ok") -> Exposure:
+    return Exposure(
+        request=request, endpoint="e", experiment=None, arm="a", unit="u", has_unit=True, probabilities={"a": 1.0},
+        epoch=1, time_s=1.0, status=status,
+    )  # fmt: skip
+
+
+KILLED_IN_THE_MIDDLE = """
+import os, signal, sys
+from pathlib import Path
+from cluster.errors import StoreError
+from serving.spool import Spool
+from tests.unit.test_spool import exposure
+def away(rows):
+    raise StoreError("away", "wait")
+spool = Spool(Path(sys.argv[1]), away)
+for number in range(3):
+    spool.begin(exposure(f"r{number}", "lost"))
+spool.add(exposure("r0"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_request_under_way_in_a_process_that_is_killed_leaves_a_row_after_all_its_others(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED_IN_THE_MIDDLE, str(tmp_path)], check=False, timeout=60)
+    database = Database(away=True)
+    spool = Spool(tmp_path, database.write)
+    time.sleep(0.5)
+    assert database.rows == [], "while the others wait none is called lost"
+    database.away = False
+    assert spool.flush()
+    deadline_s = time.monotonic() + 10
+    while len(database.rows) < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    spool.close()
+    statuses: dict[str, str] = {}
+    for found in database.rows:
+        assert isinstance(found, Exposure)
+        statuses.setdefault(found.request, found.status)  # as the ledger does: who comes first stays
+    assert statuses == {"r0": "ok", "r1": "lost", "r2": "lost"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_request_that_has_ended_is_not_under_way(tmp_path: Path) -> None:
+    database = Database()
+    spool = Spool(tmp_path, database.write)
+    spool.begin(exposure("a", "lost"))
+    spool.begin(exposure("b", "lost"))
+    (begun,) = tmp_path.glob("*.begun")
+    other = Spool(tmp_path, database.write)
+    other.flush()
+    time.sleep(0.5)
+    assert database.rows == [], "a living process's are its own"
+    spool.add(Outcome(request="b", time_s=1.0, name="n", value=1.0))
+    spool.add(exposure("a"))
+    assert begun.read_bytes().count(b"lost") == 2
+    spool.add(exposure("b"))
+    assert begun.read_bytes() == b""
+    spool.close()
+    other.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_requests_under_way_that_is_never_empty_does_not_grow(tmp_path: Path) -> None:
+    under_way = UnderWay(tmp_path, "w")
+    under_way.begin(exposure("stays", "lost"))
+    for number in range(6000):
+        under_way.begin(exposure(f"r{number}", "lost"))
+        under_way.end(f"r{number}")
+    under_way.end("nobody")
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size < 1.2 * MOST_BYTES
+    assert b"stays" in path.read_bytes()
+    other = Spool(tmp_path, Database().write)
+    other.flush()
+    time.sleep(0.3)
+    assert path.exists(), "it is locked under its name"
+    other.close()
+    under_way.close()

@@ -18,6 +18,7 @@ from serving.ledger_rows import Exposure, Outcome
 from serving.sample_ratio import Ratio
 from serving.split import Split
 from serving.verdict import Verdict, verdict_of
+from serving.verdict_table import verdict_lines
 from tests.experiment_rows import exposure, outcome
 
 DESIGN = Design("router-v4", ("control", "candidate"), "control", missing="zero", horizon_s=10)
@@ -222,3 +223,54 @@ def test_the_design_is_what_the_file_declares() -> None:
     assert (design.arms, design.control, design.challengers) == (("old", "new"), "old", ("new",))
     assert (design.outcome, design.horizon_s, design.missing) == ("solved", 7200, "zero")
     assert design.guardrails.error_rate == 0.01
+
+
+def overloaded_candidate(num: int = 3000) -> tuple[list[Exposure], list[Outcome]]:
+    """Return rows of equal arms of which one turns away whoever comes in rush hours, who are harder to serve.
+
+    Who was turned away is not seen again.
+    """
+    generator = random.Random(0)
+    split = Split("salt", {"control": 1.0, "candidate": 1.0})
+    exposures, outcomes = [], []
+    for number in range(num):
+        is_rush = number % 10 < 4
+        arm = split.arm_of(f"unit-{number}")
+        assert arm is not None
+        status = "overloaded" if is_rush and arm == "candidate" else "ok"
+        exposures.append(exposure(str(number), f"unit-{number}", arm, split.probabilities, number, status=status))
+        if status == "ok":
+            value = float(generator.random() < (0.3 if is_rush else 0.7))
+            outcomes.append(outcome(str(number), "success", value, number + 0.5))
+    return exposures, outcomes
+
+
+def test_an_arm_without_room_has_not_failed_and_does_not_win_by_whom_it_turned_away() -> None:
+    exposures, outcomes = overloaded_candidate()
+    found = verdict_of(exposures, outcomes, replace(GUARDED, missing="exclude"), 4000.0)
+    means = {arm: summary.mean for arm, summary in found.arms.items()}
+    assert means["candidate"] is not None
+    assert means["control"] is not None
+    assert means["candidate"] > means["control"] + 0.1, "the easier ones are left"
+    assert found.guardrails["candidate"]["error_rate"].ok
+    assert found.overloaded["control"] == 0 < found.overloaded["candidate"]
+    assert found.decision == "invalid"
+    assert "Units of one arm have outcomes more often" in found.reason
+    as_failures = verdict_of(exposures, outcomes, GUARDED, 4000.0)
+    assert as_failures.decision == "rollback", "declared to count as 0, they do"
+
+
+def test_leaving_out_the_rows_of_those_turned_away_would_be_seen() -> None:
+    exposures, outcomes = overloaded_candidate()
+    answered = [row for row in exposures if row.status == "ok"]
+    found = verdict_of(answered, outcomes, replace(GUARDED, missing="exclude"), 4000.0)
+    assert (found.decision, found.srm.ok) == ("invalid", False)
+
+
+def test_an_arm_that_turns_away_more_than_is_allowed_is_rolled_back() -> None:
+    design = replace(DESIGN, missing="exclude", guardrails=GuardrailSpec(overload_rate=0.1))
+    exposures, outcomes = overloaded_candidate()
+    found = verdict_of(exposures, outcomes, design, 4000.0)
+    assert found.decision == "rollback"
+    assert "candidate had no room in" in found.reason
+    assert any("turned away for want of room: candidate" in line for line in verdict_lines(found))
