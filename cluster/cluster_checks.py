@@ -7,9 +7,12 @@ made here, purely.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -18,9 +21,12 @@ from cluster import ray_token
 from cluster.diagnosis import Line, failure, fine, warning
 from cluster.node_facts import OPEN, PACKAGES, NodeFacts
 
-ANSWERS_WITHIN_S = 10.0
+if TYPE_CHECKING:
+    from cluster.jobs import Site
+
+ANSWERS_WITHIN_S = 4.0
+"""A head is asked at most twice."""
 LATE_S, TOO_LATE_S = 1.0, 60.0
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 JOBS = "/api/jobs/"
 """A route of the dashboard that asks for the token; some others answer everybody."""
 NO_TOKEN, WRONG_TOKEN = 401, 403
@@ -64,8 +70,29 @@ def head(address: str, token: str | None) -> list[Line]:
 def _answers_everybody(address: str) -> Line:
     found = f"{address} runs code for whoever reaches it: it asks for no token"
     remedy = "Start the cluster with RAY_AUTH_MODE=token and a token (docs/clusters.md)."
-    is_here = urlsplit(address).hostname in LOOPBACK_HOSTS
-    return warning("token", found, remedy) if is_here else failure("token", found, remedy)
+    return warning("token", found, remedy) if is_loopback(address) else failure("token", found, remedy)
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine reaches an address, written as HOST:PORT or a URL."""
+    host = urlsplit(address if "://" in address else f"//{address}").hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def site_lines(site: Site, here: Mapping[str, str], python: str) -> list[Line]:
+    """Return the lines about what a head says: the versions, which all nodes share with it, and what there is."""
+    lines: list[Line] = []
+    if site.python_version.split(".")[:2] != python.split(".")[:2]:
+        found = f"Python {site.python_version} on the cluster, here {python}"
+        lines.append(failure("nodes", found, "Use one Python: what is pickled here must open there."))
+    if site.ray_version != here.get("ray"):
+        found = f"Ray {site.ray_version} on the cluster, here {here.get('ray', 'none')}"
+        lines.append(failure("nodes", found, "Install the cluster's Ray here, or the image's (cluster/deploy)."))
+    room = f"{site.capacity.cpus:g} CPUs, {site.capacity.gpus:g} GPUs for workers"
+    found = f"{len(site.hosts)} machines with Ray {site.ray_version}, {room}"
+    return lines or [fine("nodes", found)]
 
 
 def _status(address: str, token: str | None) -> tuple[int | None, str]:

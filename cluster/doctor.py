@@ -9,7 +9,7 @@ in ``through_jobs``, which runs ``python -m cluster.node_facts`` there and retur
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 from cluster import cluster_checks, machine_checks, ray_token, state_checks
 from cluster.diagnosis import Diagnosis, Line, failure
 from cluster.errors import HoneError
-from cluster.node_facts import PACKAGES, NodeFacts, ask_nodes
+from cluster.jobs import Head
+from cluster.node_facts import PACKAGES, ask_nodes
 from cluster.session import ray_session
 
 if TYPE_CHECKING:
     from cluster.session import Settings
 
 Check = Callable[["Settings"], Line | list[Line]]
-ThroughJobs = Callable[[str], Sequence[NodeFacts]]
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("python", machine_checks.python),
     ("imports", machine_checks.imports),
@@ -38,18 +38,13 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 )
 
 
-def examine(
-    settings: Settings,
-    env: Mapping[str, str],
-    address: str | None = None,
-    through_jobs: ThroughJobs | None = None,
-) -> Diagnosis:
+def examine(settings: Settings, env: Mapping[str, str], address: str | None = None) -> Diagnosis:
     """Return what all checks say of this machine and, where there is an address, of the cluster behind it."""
     lines = [line for name, check in CHECKS for line in _lines(name, lambda check=check: check(settings))]
     lines += _lines("token", lambda: cluster_checks.token(env, Path.home()))
     where = address or settings.ray_address
     if where is not None:
-        lines += _lines("cluster", lambda: _cluster(where, env, through_jobs))
+        lines += _lines("cluster", lambda: _cluster(where, env))
     return Diagnosis.of(lines)
 
 
@@ -63,19 +58,16 @@ def _lines(name: str, look: Callable[[], Line | list[Line]]) -> list[Line]:
     return found if isinstance(found, list) else [found]
 
 
-def _cluster(address: str, env: Mapping[str, str], through_jobs: ThroughJobs | None) -> list[Line]:
-    here = versions_here()
+def _cluster(address: str, env: Mapping[str, str]) -> list[Line]:
+    here, python = versions_here(), sys.version.split()[0]
     if address.startswith(("http://", "https://")):
         lines = cluster_checks.head(address, ray_token.token_of(env, Path.home()))
-        if through_jobs is None or any(line.state == "failure" for line in lines):
+        if any(line.check == "address" or line.state == "failure" for line in lines):
             return lines
-        nodes = through_jobs(address)
-    else:
-        lines = []
-        with ray_session(address=address):
-            nodes = ask_nodes()
-    is_loopback = address.removeprefix("http://").startswith(cluster_checks.LOOPBACK_HOSTS)
-    return lines + cluster_checks.node_lines(nodes, here, sys.version.split()[0], is_loopback=is_loopback)
+        return lines + cluster_checks.site_lines(Head(address).site(), here, python)
+    with ray_session(address=address):
+        nodes = ask_nodes()
+    return cluster_checks.node_lines(nodes, here, python, is_loopback=cluster_checks.is_loopback(address))
 
 
 def versions_here() -> dict[str, str]:

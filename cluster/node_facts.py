@@ -1,12 +1,10 @@
 """Every node of a Ray cluster → what is installed there and what its clock says, asked by a task pinned to it.
 
 The question travels by value and imports nothing of ours, so a node without hone can answer that it has none.
-``python -m cluster.node_facts`` inside a cluster prints all answers as one JSON line, for whoever can only submit jobs.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -110,16 +108,3 @@ def _with_clock(ray: Any, question: Any, node: Mapping[str, Any], facts: NodeFac
     after_s = time.time()
     ahead_s, within_s = told_s - (before_s + after_s) / 2, (after_s - before_s) / 2
     return facts.model_copy(update={"clock_s": round(ahead_s, 4), "clock_within_s": round(within_s, 4)})
-
-
-def main() -> int:
-    """Print what the nodes of the cluster that this runs in answer."""
-    from cluster.session import ray_session
-
-    with ray_session(address="auto"):
-        print(json.dumps({"nodes": [facts.model_dump(mode="json") for facts in ask_nodes()]}))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -15,8 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from cluster.local_cluster import local_cluster
 from cluster.ports import free_port
 from tests.guides import GUIDES, Block, Command, blocks, commands, files_of, foreign, guide
 from tests.tiny import ticket_rows, write_base, write_jsonl
@@ -25,6 +28,8 @@ ROOT = Path(__file__).parent.parent
 LONGEST_S = 600
 PORT = "8000"
 """What the guides call the port of an endpoint; here it is a free one."""
+HEAD = "http://HEAD:8265"
+"""What they call a cluster's head; here it is one of two nodes on this machine, up while such a guide is run."""
 
 
 def write_given(folder: Path) -> None:
@@ -61,10 +66,19 @@ def newest_run(folder: Path) -> str:
     return max(runs, key=lambda path: re.findall(r"\d{8}-\d{6}", path.name)[-1:]).name if runs else "RUN"
 
 
+@contextmanager
+def with_cluster(folder: Path, env: dict[str, str]) -> Generator[dict[str, str]]:
+    """Keep a cluster up, and yield the environment of a reader who has its token."""
+    logs = folder / "cluster-logs"
+    logs.mkdir()
+    with local_cluster(logs, [2]) as cluster:
+        yield env | cluster.secret | {HEAD: cluster.url}
+
+
 def run_command(command: Command, folder: Path, env: dict[str, str], port: str) -> str:
     """Run one command; return why it is not as the guide says, nothing where it is."""
     text = re.sub(r"\bRUN\b", newest_run(folder), command.text)
-    text = text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{port}")
+    text = text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{port}").replace(HEAD, env.get(HEAD, HEAD))
     if text.startswith("hone serve"):
         text += f" --port {port}"
     return _ended(["bash", "-euo", "pipefail", "-c", text], command.exits, folder, env)
@@ -72,6 +86,7 @@ def run_command(command: Command, folder: Path, env: dict[str, str], port: str) 
 
 def _ended(arguments: list[str], exits: int, folder: Path, env: dict[str, str]) -> str:
     out = folder / "output"
+    env = {name: value for name, value in env.items() if name != HEAD}
     with out.open("wb") as both:
         try:
             done = subprocess.run(
@@ -126,9 +141,12 @@ def main() -> int:
         try:
             for name in sys.argv[1:] or GUIDES:
                 print(f"docs-test: {name}", flush=True)
-                for block in blocks(guide(name)):
-                    if block.kind != "shown":
-                        wrong += [f"docs/{name}.md, line {block.line}: {one}" for one in do(block, folder, env, port)]
+                text = guide(name)
+                with with_cluster(folder, env) if HEAD in text else nullcontext(env) as readers:
+                    for block in blocks(text):
+                        if block.kind != "shown":
+                            found = do(block, folder, readers, port)
+                            wrong += [f"docs/{name}.md, line {block.line}: {one}" for one in found]
         finally:
             for kept in (folder / ".hone" / "clusters").glob("*.json"):  # what a guide that broke off left serving
                 run_command(Command(f"hone stop {kept.stem}"), folder, env, port)

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from cluster import cluster_checks, machine_checks, state_checks
+from cluster.capacity import Capacity, NodeCapacity
 from cluster.cli import main
 from cluster.diagnosis import Diagnosis, fine
 from cluster.doctor import examine
 from cluster.errors import StoreError
+from cluster.jobs import Site
 from cluster.node_facts import NodeFacts
 from cluster.ports import free_port
 from cluster.ray_token import keep_private, token_of
@@ -142,10 +144,24 @@ def test_a_head_is_asked_without_the_token_and_with_it(asked: str | None, sent: 
     assert says in line.found
 
 
-def test_what_jobs_bring_from_the_nodes_is_judged_too(tmp_path: Path):
-    with head("right") as address:
-        found = examine(settings(tmp_path), {"RAY_AUTH_TOKEN": "right"}, address, lambda _: [node(python="3.9.1")])
-    assert [line.check for line in found.lines if "Python 3.9.1" in line.found] == ["nodes"]
+@pytest.mark.parametrize(
+    ("ray", "python", "state"),
+    [("2.60.0", "3.11.2", "ok"), ("2.59.0", "3.11.2", "failure"), ("2.60.0", "3.12.0", "failure")],
+)
+def test_what_a_head_says_is_compared_with_this_machine(ray: str, python: str, state: str):
+    site = Site(ray, python, Capacity((NodeCapacity("a", 4, 1, 2**30, host="a"),)), frozenset({"a", "head"}))
+    (line,) = cluster_checks.site_lines(site, HERE, "3.11.9")
+    assert line.state == state
+    assert state != "ok" or line.found == "2 machines with Ray 2.60.0, 4 CPUs, 1 GPUs for workers"
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [("127.0.0.2:6379", True), ("http://localhost:8265", True), ("http://[::1]:8265", True), ("10.0.0.1:6379", False),
+     ("http://head:8265", False), ("http://127.0.0.1.example.org:8265", False)],
+)  # fmt: skip
+def test_loopback_is_told_by_the_address(address: str, loopback: bool):
+    assert cluster_checks.is_loopback(address) == loopback
 
 
 def test_the_token_is_for_its_owner_alone(tmp_path: Path):
