@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 BENCHMARKS := ab_validity audit_planted audit_scale checkpoint_stall demo_seeds endpoint_throughput engine_throughput faults ray_overhead serve_latency sweep_gain sweep_quality sweep_throughput train_throughput
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo check test faults docs bench clean
+.PHONY: help setup demo cluster-demo check test faults docs bench clean
 
 help:  ## show this
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 setup: $(READY)  ## create .venv, install, build DeepSpeed's CPU collective
 
@@ -26,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup  ## the main job on real input: data, a base model, training on 2 workers, evaluation, gate, registry
 	@began=$$SECONDS; $(BIN)/hone demo $(DEMO); echo "demo: done in $$((SECONDS - began)) s"
+
+cluster-demo: setup  ## a cluster of two nodes on this machine: submit, follow, stop, resume, list
+	@$(BIN)/python -m cluster.cluster_demo
 
 check: setup  ## format, lint, types, imports, generated docs, unit tests
 	@began=$$SECONDS
@@ -41,7 +44,7 @@ test: check  ## check, then integration tests on a local Ray, and the fast ones 
 	echo "test: integration took $$((SECONDS - began)) s"
 
 faults: setup  ## every test that kills processes, damages files or fills disks
-	@began=$$SECONDS; $(BIN)/pytest -q tests/faults; echo "faults: took $$((SECONDS - began)) s"
+	@began=$$SECONDS; $(BIN)/pytest -q tests/faults $(FAULTS); echo "faults: took $$((SECONDS - began)) s"
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m tests.generated_docs

@@ -5,8 +5,9 @@
 
 The grid: the real 260K model on E2E rows with LoRA, 6 learning rates × 3 batch sizes × 2 dropouts × 2 ranks = 72 whole
 trainings by `hone sweep` (search: grid, prune: none), every curve kept in results/e2e_grid.jsonl with the commit. The
-job's own values are the product's defaults. A contestant's regret is the final loss of the point that it believes in
-after a budget, less the grid's lowest one. Budgets are shares of the whole grid's compute; two trials train at once.
+job's own values are the product's defaults, and the product's prior is told the base's family and width, as in a sweep.
+A contestant's regret is the final loss of the point that it believes in after a budget, less the grid's lowest one.
+Budgets are shares of the whole grid's compute; two trials train at once.
 """
 
 from __future__ import annotations

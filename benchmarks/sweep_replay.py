@@ -22,10 +22,13 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from cluster.spec import JobSpec
 from tuning.judge import FULL, PROGRESS, VALUE, Halving
 from tuning.space import suggestions, unpacked
-from tuning.study import next_trial, queue_warm_starts, sampler_of
+from tuning.study import next_trial, sampler_of
+from tuning.warm_start import Base, warm_starts
 
 Curve = list[tuple[int, float]]
 WORKERS = 2
+BASE = Base("llama", 64)
+"""What the grid was trained on: the 260K model, by its config.json."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +153,14 @@ class Ours:
         assert job.sweep is not None, "a grid's job has a sweep block"
         self._job = job.model_copy(update={"sweep": job.sweep.model_copy(update={"search": "tpe", "seed": seed})})
         self._study = optuna.create_study(sampler=sampler_of(self._job, 0))
-        queue_warm_starts(self._study, self._job)
+        self._starts = warm_starts(self._job, BASE)
         self._suggest = suggestions(self._job)
         self._judge = judge(Notes())
         self._trials: dict[int, optuna.Trial] = {}
 
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Ask as the product's searcher does."""
-        trial = next_trial(self._study, self._job, self._suggest)
+        trial = next_trial(self._study, self._job, self._suggest, self._starts)
         self._trials[trial.number] = trial
         self._judge.on_trial_add(None, Asked(str(trial.number)))
         return trial.number, {key: unpacked(value) for key, value in trial.params.items()}

@@ -194,7 +194,9 @@ def compare(folder: Path, asked: argparse.Namespace) -> None:
             )
             if done.returncode:
                 raise SystemExit(f"{contestant} failed:\n{done.stderr[-3000:]}")
-            found[contestant].append(3600 * asked.trials / json.loads(done.stdout.splitlines()[-1])["seconds"])
+            seconds = json.loads(done.stdout.splitlines()[-1])["seconds"]
+            found[contestant].append(3600 * asked.trials / seconds)
+            print(f"{contestant}: {asked.trials} trials in {seconds:.1f} s", file=sys.stderr, flush=True)
     command = f"benchmarks/sweep_throughput.py --trials {asked.trials} --repeats {asked.repeats}"
     print(heading("Sweep throughput", command, ("torch", "transformers", "ray", "optuna", "deepspeed")))
     print(f"{ROWS:,} rows, {EPOCHS} epochs, 1.1 million parameters, full tuning, {asked.trials} trials, none pruned.\n")

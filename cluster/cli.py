@@ -12,13 +12,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cluster import job_commands, release_commands, run_commands, serve_commands
+from cluster import job_commands, release_commands, run_commands, serve_commands, submit_commands
 from cluster.command import Command
 from cluster.errors import HoneError
 
 EXIT_INTERRUPTED = 130
 COMMANDS: tuple[Command, ...] = (
     *job_commands.COMMANDS,
+    *submit_commands.COMMANDS,
     *run_commands.COMMANDS,
     *release_commands.COMMANDS,
     *serve_commands.COMMANDS,

@@ -42,6 +42,10 @@ class UsageError(HoneError):
     exit_code = 2
 
 
+class HeadSilent(UsageError):
+    """The head of a cluster does not answer, or was lost."""
+
+
 class DataError(HoneError):
     """The user's data cannot be used as it is."""
 

@@ -22,6 +22,7 @@ from cluster.command import (
     settings_here,
 )
 from cluster.errors import UsageError
+from cluster.submit_commands import cluster_arguments
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -98,9 +99,16 @@ def sweep(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run."""
-    from cluster import pipeline
+    from cluster import pipeline, submit_commands
+    from cluster.runs import find_run
+    from cluster.store import Store
+    from cluster.submissions import read_submission
 
     settings = settings_beside(arguments)
+    store = Store(settings.home)
+    submission = read_submission(store, find_run(store, arguments.run))
+    if address := arguments.address or (submission.address if submission else None):
+        return submit_commands.resume(arguments, address)
     result = pipeline.resume(arguments.run, settings, progress_here(), arguments.set)
     return _finished(result, settings, as_json=arguments.json)
 
@@ -159,6 +167,10 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
     run_argument(parser)
+    parser.add_argument(
+        "--address", metavar="URL", help="the head to submit it to (the one it was submitted to, if any)"
+    )
+    cluster_arguments(parser)
     override_arguments(parser)
     beside_argument(parser)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import yaml
 from pydantic import JsonValue, ValidationError
@@ -21,6 +21,9 @@ from cluster.errors import JobFileError
 from cluster.job_paths import with_absolute_paths
 from cluster.located_yaml import CoreDumper, KeyPath, YamlValue, parse_yaml
 from cluster.spec import JobSpec
+
+if TYPE_CHECKING:
+    from cluster.store import Store
 
 MAX_JOB_BYTES = 1 << 20
 WHOLE_KEY_BELOW = ("sweep", "space")
@@ -33,8 +36,17 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     Relative paths, in the file and in overrides, are taken from the file's directory and become absolute. Raises
     JobFileError for anything wrong with file, key or value; up to five mistakes are told at once.
     """
-    shown = str(path)
-    located = parse_yaml(text_of(path), lambda line: f"{shown}:{line}")
+    return parse_job(text_of(path), str(path), path.absolute().parent, overrides)
+
+
+def stored_job(store: Store, *parts: str, overrides: Sequence[str] = ()) -> JobSpec:
+    """Return the resolved job that a run keeps in the store; raises what ``load_job`` raises, and StoreError."""
+    return parse_job(store.get_text(*parts), store.path(*parts), Path.cwd(), overrides)
+
+
+def parse_job(text: str, shown: str, directory: Path, overrides: Sequence[str]) -> JobSpec:
+    """Return the job that ``text`` spells; mistakes name the file as ``shown``, paths start at ``directory``."""
+    located = parse_yaml(text, lambda line: f"{shown}:{line}")
     if located.value is None:
         raise JobFileError("the job file is empty", "`hone init` writes one to start from.", shown)
     if not isinstance(located.value, dict):
@@ -49,7 +61,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
         spec = JobSpec.model_validate(settings)
     except ValidationError as error:
         raise job_error(error, JobSpec, settings, places, shown) from None
-    return with_absolute_paths(spec, path.absolute().parent)
+    return with_absolute_paths(spec, directory)
 
 
 def derived_job(spec: JobSpec, values: Mapping[str, JsonValue]) -> JobSpec:

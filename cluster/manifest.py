@@ -121,10 +121,16 @@ def content_hash(path: Path) -> str:
     if not path.is_dir():
         raise StoreError(f"{path} is not there", "Check the path.")
     digest = hashlib.sha256()
-    for name, file in _files_below(path):
-        if not any(segment.startswith(".") for segment in name.split("/")):
-            digest.update(f"{name}\0{file_hash(file)}\n".encode(errors="surrogateescape"))
+    for name, file in content_files(path):
+        digest.update(f"{name}\0{file_hash(file)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def content_files(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (relative name, path) of every file that a directory's content hash covers, sorted by name."""
+    for name, file in _files_below(directory):
+        if not any(segment.startswith(".") for segment in name.split("/")):
+            yield name, file
 
 
 def _files_below(directory: Path) -> Iterator[tuple[str, Path]]:

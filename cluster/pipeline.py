@@ -18,14 +18,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import HoneError, RunStopped, StoreError, UsageError
-from cluster.jobfile import dump_job, load_job
+from cluster.jobfile import dump_job, stored_job
 from cluster.phases import Phase, note_phase, timed
+from cluster.preflight import refuse_unreachable
 from cluster.records import CheckReport, Plan, RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
-from cluster.runs import RUNS, claim_run, find_run, new_run_id, read_status, reconciled_status, write_status
+from cluster.run_log import RunLog, logged
+from cluster.runs import (
+    RUNS,
+    claim_run,
+    clear_stop,
+    find_run,
+    new_run_id,
+    read_status,
+    reconciled_status,
+    write_status,
+)
 from cluster.session import ray_session
 from cluster.speed_spec import names_speed
 from cluster.store import Store
+from cluster.uploads import with_stored_base
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -108,8 +120,12 @@ class RunContext:
         return plan
 
     def prepared_path(self) -> str:
-        """Return the directory of the prepared data set (verified)."""
+        """Return the directory of the prepared data set (verified) on this node."""
         return str(self.store.reading("data", self.data()["prepared"]))
+
+    def prepared_place(self) -> str:
+        """Return where every node opens the prepared data set: a directory that all see, or a URL."""
+        return self.store.path("data", self.data()["prepared"])
 
 
 def entry(name: str) -> Callable[..., Any]:
@@ -125,7 +141,8 @@ def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -
     registered then.
     """
     began_s = time.monotonic()
-    ready = entry(_ready(job))(job, settings, progress)
+    job = with_stored_base(job, Store(settings.home), progress)
+    ready = entry(ready_entry(job))(job, settings, progress)
     took_s = time.monotonic() - began_s
     ctx = start_run(job, ready, settings, progress, now)
     note_phase(ctx.store, ctx.run, Phase(stage=DATA, took_s=took_s, done=True))
@@ -144,33 +161,61 @@ def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence
     if status.state in ("finished", "running", "waiting", "stopping"):
         remedy = f"hone status {run}" + ("" if status.state == "finished" else f"; hone stop {run}")
         raise UsageError(f"the run {run} is {status.state}", remedy)
+    refuse_other_values(overrides)
+    ctx = context_of(run, settings, progress, overrides)
+    plan_again(ctx, overrides)
+    clear_stop(store, run)
+    progress.say(f"run {run} goes on")
+    return go_on(ctx)
+
+
+def refuse_other_values(overrides: Sequence[str]) -> None:
+    """Raise UsageError for an override that would change what a run trains."""
     if odd := [text for text in overrides if not text.startswith(MAY_DIFFER)]:
         raise UsageError(
             f"--set {odd[0]} would change what is trained", "only keys of cluster: and a sweep's budget may differ"
         )
-    job = load_job(Path(store.path(RUNS, run, "job.yaml")), overrides)
-    ctx = RunContext(run, job, settings, store, Registry(settings), progress)
+
+
+def context_of(run: str, settings: Settings, progress: Progress, overrides: Sequence[str] = ()) -> RunContext:
+    """Return the context of a run that was made before, its job under ``overrides``."""
+    store = Store(settings.home)
+    job = stored_job(store, RUNS, run, "job.yaml", overrides=overrides)
+    return RunContext(run, job, settings, store, Registry(settings), progress)
+
+
+def plan_again(ctx: RunContext, overrides: Sequence[str]) -> None:
+    """Plan a run anew where its job changed, for the cluster of ``ctx.settings``."""
     if overrides:
-        with timed(store, run, DATA):
-            _keep_data(ctx, entry(_ready(job))(job, settings, progress))
-    claim_run(store, run)
-    ctx.registry.reopen_run(run)
-    progress.say(f"run {run} goes on")
+        with timed(ctx.store, ctx.run, DATA):
+            _keep_data(ctx, entry(ready_entry(ctx.job))(ctx.job, ctx.settings, ctx.progress))
+
+
+def go_on(ctx: RunContext) -> TrainResult:
+    """Run what is left of a run in this process, whatever its status says, and return its result."""
+    claim_run(ctx.store, ctx.run)
+    ctx.registry.reopen_run(ctx.run)
     return _through(ctx)
 
 
-def _ready(job: JobSpec) -> str:
+def ready_entry(job: JobSpec) -> str:
+    """Return the name of the job's data stage."""
     return "tuning.sweep:ready" if job.sweep else "trainers.prepare:ready"
 
 
 def _through(ctx: RunContext) -> TrainResult:
     """Run what is left of a run, and return its result."""
-    with _accounted(ctx):
+    with logged(ctx.store, ctx.run, ctx.progress) as log, _accounted(ctx, log):
         run_stages(ctx, SWEEP if ctx.job.sweep else TRAINING)
-    result = ctx.store.get_json(RUNS, ctx.run, "result.json")
-    if ctx.job.sweep is None:
+    return result_of(ctx.store, ctx.run)
+
+
+def result_of(store: Store, run: str) -> TrainResult:
+    """Return the result of a run that has finished, a SweepResult where it was a sweep."""
+    result = store.get_json(RUNS, run, "result.json")
+    if not store.exists(RUNS, run, SEARCHED):
         return TrainResult.model_validate(result)
-    searched = ctx.store.get_json(RUNS, ctx.run, SEARCHED)
+    searched = store.get_json(RUNS, run, SEARCHED)
     return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched})
 
 
@@ -178,7 +223,7 @@ def as_trained(ctx: RunContext) -> RunContext:
     """Return the context of the stages after a sweep, whose job and data are the winner's; any other one as it is."""
     if not (ctx.store.exists(RUNS, ctx.run, WINNER) and ctx.store.is_committed(RUNS, ctx.run, "train")):
         return ctx
-    return replace(ctx, job=load_job(Path(ctx.store.path(RUNS, ctx.run, WINNER))), document=WINNER_DATA)
+    return replace(ctx, job=stored_job(ctx.store, RUNS, ctx.run, WINNER), document=WINNER_DATA)
 
 
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, now: datetime) -> RunContext:
@@ -243,6 +288,7 @@ def run_stages(ctx: RunContext, stages: Sequence[Stage]) -> None:
             with timed(ctx.store, ctx.run, stage.name):
                 if stage.on_ray and not up:
                     while_needed.enter_context(ray_session(address=ctx.settings.ray_address))
+                    refuse_unreachable(ctx.settings)
                     up = True
                 entry(stage.entry)(as_trained(ctx))
                 if place == last_on_ray:
@@ -263,7 +309,7 @@ def _enter(ctx: RunContext, stage: Stage) -> None:
 
 
 @contextmanager
-def _accounted(ctx: RunContext) -> Generator[None]:
+def _accounted(ctx: RunContext, log: RunLog) -> Generator[None]:
     """Leave a truthful status and MLflow run behind, however the stages end."""
     outcome: RunOutcome = "FAILED"
     state: RunState = "failed"
@@ -286,6 +332,7 @@ def _accounted(ctx: RunContext) -> Generator[None]:
     finally:
         last = read_status(ctx.store, ctx.run) or RunStatus(run=ctx.run, stage=TRAINING[0].name, state=state)
         write_status(ctx.store, last.model_copy(update={"state": state, "why": why, "eta_s": None}))
+        log.line(f"run {ctx.run} {state}{f': {why}' if why else ''}")
         try:
             ctx.registry.end_run(ctx.run, outcome)
         except StoreError as error:

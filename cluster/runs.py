@@ -110,12 +110,17 @@ def read_status(store: Store, run: str) -> RunStatus | None:
     return _read(RunStatus, store, run, STATUS)
 
 
+def read_owner(store: Store, run: str) -> Owner | None:
+    """Return which process keeps the run's status; None where none does. Raises StoreError where that is damaged."""
+    return _read(Owner, store, run, OWNER)
+
+
 def reconciled_status(store: Store, run: str) -> RunStatus:
     """Return where ``run`` stands, corrected where the process that kept its status is gone."""
     status = read_status(store, run)
     if status is not None and status.state in ENDED:
         return status
-    owner = _read(Owner, store, run, OWNER)
+    owner = read_owner(store, run)
     gone = owner is not None and is_gone(owner, host=socket.gethostname())
     if gone:  # it may have written its last word between our two reads, and only then have ended
         status = read_status(store, run)
@@ -128,6 +133,11 @@ def claim_run(store: Store, run: str) -> None:
     process = psutil.Process()
     owner = Owner(host=socket.gethostname(), pid=process.pid, started=start_mark(process.pid) or "")
     store.put_json(owner.model_dump(mode="json"), RUNS, run, OWNER)
+
+
+def release_run(store: Store, run: str) -> None:
+    """Forget which process keeps the run's status: another one will, elsewhere."""
+    store.remove(RUNS, run, OWNER)
 
 
 def request_stop(store: Store, run: str) -> None:

@@ -206,6 +206,11 @@ class ClusterSpec(Block):
     max_hours: float | None = Field(
         default=None, gt=0, description="Hours after which a run stops with a checkpoint, above 0; null: no bound."
     )
+    max_wait_hours: float | None = Field(
+        default=24.0,
+        gt=0,
+        description="Hours that a run waits for room on a busy cluster before it fails, above 0; null: no bound.",
+    )
     max_cost: float | None = Field(
         default=None, gt=0, description="US dollars after which a run stops with a checkpoint, above 0; null: no bound."
     )

@@ -4,7 +4,8 @@ A writer fills a fresh directory beside the store's names; on a clean exit every
 written last, and only then does the artifact have its name: locally by one rename, remotely by the manifest's
 arrival. So a reader never sees half of one, and whoever finds a manifest may skip the work. Artifacts never change:
 the first one committed under a name stays. Next to artifacts lie small whole documents (a run's status), each
-replaced in one piece.
+replaced in one piece. What a node has read or written of a remote store stays in its cache under the manifest's hash,
+so that each node fetches an artifact once; the cache may be emptied at any time.
 
 Left out: locks between machines (names hold a run id or a content hash, so two writers of one remote name do not
 happen in earnest) and cleaning up after killed processes, whose unfinished directories lie under ``.aside`` and are
@@ -26,13 +27,15 @@ from typing import Any
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 from fsspec.implementations.local import LocalFileSystem  # pyright: ignore[reportMissingTypeStubs]
 
-from cluster.durable import discard, full_disk_named, replace_file, storage_errors, sync, sync_tree
+from cluster.durable import discard, full_disk_named, locked, replace_file, storage_errors, sync, sync_tree
 from cluster.errors import StoreError
 from cluster.manifest import MANIFEST_NAME, Manifest, contained, content_hash
 
 __all__ = ["Store", "content_hash"]
 
 ASIDE = ".aside"
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "obs", "tos"})
+"""They need no directories, and would make a bucket of a name with a typing error; the others need them."""
 
 
 class Store:
@@ -89,10 +92,11 @@ class Store:
                     self._commit_remote(fresh, self._key(parts))
 
     def reading(self, *parts: str, verify: bool = True) -> Path:
-        """Return a local directory holding the artifact ``parts``: itself, or a download that is kept by its hash.
+        """Return a local directory holding the artifact ``parts``: itself, or a copy that is kept by its hash.
 
-        ``verify`` compares every file with the manifest. Raises StoreError for an artifact that is not there, is
-        incomplete (no manifest) or has a file that is missing, damaged or foreign.
+        ``verify`` compares every file with the manifest. Of several processes on a node one downloads and the others
+        wait. Raises StoreError for an artifact that is not there, is incomplete (no manifest) or has a file that is
+        missing, damaged or foreign.
         """
         where = self.path(*parts)
         text = self._manifest_text(where, parts)
@@ -101,23 +105,25 @@ class Store:
             if verify:
                 manifest.check(Path(where), where)
             return Path(where)
-        kept = self._cache / hashlib.sha256(text).hexdigest()
-        if kept.is_dir():
-            with suppress(StoreError):
-                if verify:
-                    manifest.check(kept, where)
-                return kept
-            shutil.rmtree(kept)
-        self._download(manifest, self._key(parts), where, kept)
+        kept = self._kept(text)
+        with locked(kept.with_name(f".{kept.name}.lock")):
+            if kept.is_dir():
+                with suppress(StoreError):
+                    if verify:
+                        manifest.check(kept, where)
+                    return kept
+                shutil.rmtree(kept)
+            self._download(manifest, self._key(parts), where, kept)
         return kept
 
     def is_committed(self, *parts: str) -> bool:
         """Return whether the artifact ``parts`` is there as a whole."""
-        return self._is_file((*parts, MANIFEST_NAME))
+        return self._kind((*parts, MANIFEST_NAME)) == "file"
 
     def exists(self, *parts: str) -> bool:
         """Return whether ``parts`` are there as a whole: a document, or an artifact with its manifest."""
-        return self._is_file(parts) or self.is_committed(*parts)
+        kind = self._kind(parts)
+        return kind == "file" or (kind == "directory" and self.is_committed(*parts))
 
     def list(self, *parts: str) -> list[str]:
         """Return the sorted names directly below ``parts`` that do not begin with a dot; none where nothing is."""
@@ -159,6 +165,20 @@ class Store:
             else:
                 self._put_bytes(self._key(parts), text.encode())
 
+    def put_file(self, source: Path, *parts: str) -> None:
+        """Copy the local file ``source`` under ``parts``, replacing what was there in one piece."""
+        where = self.path(*parts)
+        with storage_errors(where):
+            if not self.is_local:
+                self._fs.put_file(str(source), self._key(parts))
+                return
+            with self.scratch() as fresh:
+                copied = Path(shutil.copyfile(source, fresh / "file"))
+                sync(copied)
+                Path(where).parent.mkdir(parents=True, exist_ok=True)
+                copied.replace(where)
+            sync(Path(where).parent)
+
     def get_text(self, *parts: str) -> str:
         """Return the UTF-8 text ``parts``; raises StoreError where it is missing."""
         where = self.path(*parts)
@@ -170,14 +190,29 @@ class Store:
             except UnicodeDecodeError as error:
                 raise StoreError(f"{where} is damaged: it is not UTF-8 text", "Remove the file.") from error
 
-    def _is_file(self, parts: tuple[str, ...]) -> bool:
+    def _kind(self, parts: tuple[str, ...]) -> str:
+        """Return "file", "directory", or nothing where there is nothing."""
         where = self.path(*parts)
         with storage_errors(where):
-            return Path(where).is_file() if self.is_local else bool(self._fs.isfile(self._key(parts)))
+            if not self.is_local:
+                return self._remote_kind(self._key(parts))
+            path = Path(where)
+            return "file" if path.is_file() else "directory" if path.exists() else ""
+
+    def _remote_kind(self, key: str) -> str:
+        """Say the same of a remote name: fsspec's own isfile and exists take an outage for "no"."""
+        try:
+            return str(self._fs.info(key)["type"])
+        except FileNotFoundError:
+            return ""
 
     def _key(self, parts: tuple[str, ...]) -> str:
         """Return the name that the remote file system knows ``parts`` by."""
         return "/".join((self._base, contained(*parts))) if parts else self._base
+
+    def node_directory(self, *parts: str) -> Path:
+        """Return a directory on this node for what ``parts`` need here; not yet made, and losing it is no loss."""
+        return self._aside / hashlib.sha256(self.root.encode()).hexdigest()[:16] / contained(*parts)
 
     @contextmanager
     def scratch(self) -> Generator[Path]:
@@ -196,7 +231,7 @@ class Store:
         except StoreError as error:
             if not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            there = Path(where).exists() if self.is_local else bool(self._fs.exists(self._key(parts)))
+            there = self._kind(parts)
             what = f"{where} is incomplete: it has no manifest" if there else f"there is no artifact {where}"
             raise StoreError(what, "Run the stage that makes it again." if there else "Check the name.") from error
 
@@ -216,33 +251,43 @@ class Store:
 
     def _commit_remote(self, fresh: Path, key: str) -> None:
         manifest = Manifest.of(fresh)
-        if self._fs.isfile(f"{key}/{MANIFEST_NAME}"):
+        if self._remote_kind(f"{key}/{MANIFEST_NAME}"):
             return
         leftovers = self._fs.find(key)
         if any(str(name).endswith(f"/{MANIFEST_NAME}") for name in leftovers):
             raise _in_the_way(key)
         self._remove_remote(key)
         try:
-            names = list(manifest.files)
+            names, text = list(manifest.files), manifest.as_bytes()
             self._fs.put([str(fresh / name) for name in names], [f"{key}/{name}" for name in names])
-            self._put_bytes(f"{key}/{MANIFEST_NAME}", manifest.as_bytes())
+            self._put_bytes(f"{key}/{MANIFEST_NAME}", text)
         except BaseException:
             with suppress(Exception):
                 self._remove_remote(key)
             raise
+        kept = self._kept(text)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # another process has one
+            fresh.replace(kept)
+
+    def _kept(self, manifest_text: bytes) -> Path:
+        """Return where this node keeps the artifact with this manifest."""
+        return self._cache / hashlib.sha256(manifest_text).hexdigest()
 
     def _put_bytes(self, key: str, content: bytes) -> None:
         try:
             self._fs.pipe_file(key, content)
-        except FileNotFoundError:  # object stores need no directories, and may take one for a bucket; the others do
+        except FileNotFoundError:
+            if not OBJECT_STORES.isdisjoint(_protocols(self._fs)):
+                raise
             self._fs.makedirs(key.rsplit("/", 1)[0], exist_ok=True)
             self._fs.pipe_file(key, content)
 
     def _remove_remote(self, key: str) -> None:
         """Remove the manifest first, so that the rest is never taken for an artifact on its way out."""
-        if self._fs.isfile(f"{key}/{MANIFEST_NAME}"):
+        if self._remote_kind(f"{key}/{MANIFEST_NAME}"):
             self._fs.rm_file(f"{key}/{MANIFEST_NAME}")
-        if self._fs.exists(key):
+        if self._remote_kind(key):
             self._fs.rm(key, recursive=True)
 
     def _download(self, manifest: Manifest, key: str, where: str, kept: Path) -> None:
@@ -252,9 +297,11 @@ class Store:
                 with suppress(FileNotFoundError):
                     self._fs.get_file(f"{key}/{name}", str(fresh / name))
             manifest.check(fresh, where)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            if not kept.is_dir():
-                fresh.replace(kept)
+            fresh.replace(kept)
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _in_the_way(where: str) -> StoreError:

@@ -13,6 +13,7 @@ from cluster.records import Interval, SweepResult
 if TYPE_CHECKING:
     from cluster.errors import HoneError
     from cluster.records import CheckReport, EvalReport, GateReport, Metrics, RunStatus, TrainResult
+    from cluster.run_places import ListedRun
 
 
 def columns(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
@@ -163,14 +164,13 @@ def score_lines(report: EvalReport) -> list[str]:
     return [*columns(rows), f"  predictions: {report.predictions}"]
 
 
-def run_lines(runs: Sequence[RunStatus]) -> list[str]:
+def run_lines(runs: Sequence[ListedRun]) -> list[str]:
     """Return one line a run, newest first."""
     if not runs:
         return ["no runs yet; `hone demo` makes one"]
-    head = [["run", "state", "stage", "step", "why"]]
-    return columns(
-        head + [[r.run, r.state, r.stage, f"{r.step}/{r.steps}" if r.steps else "", r.why] for r in runs], ""
-    )
+    head = [["run", "state", "stage", "step", "where", "why"]]
+    rows = [[r.run, r.state, r.stage, f"{r.step}/{r.steps}" if r.steps else "", r.where, r.why] for r in runs]
+    return columns(head + rows, "")
 
 
 def status_lines(status: RunStatus) -> list[str]:

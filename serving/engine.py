@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cluster.errors import RequestRefused, UsageError
+from cluster.places import local_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,9 +92,10 @@ def open_engine(
 ) -> Engine:
     """Load a release and start an engine on it. Raises BaseModelError, and UsageError for vllm that is not installed.
 
-    ``base`` is where an adapter's base lies, if not where the adapter says.
+    Either may be the URL of an artifact. ``base`` is where an adapter's base lies, if not where the adapter says.
     """
     limits = limits or Limits()
+    directory, base = local_directory(directory), base and local_directory(base)
     if kind == "vllm":
         if find_spec("vllm") is None:
             raise UsageError("the vllm engine is asked for, but vllm is not installed", "Install hone[vllm].")

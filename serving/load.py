@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import BaseModelError
+from cluster.places import local_directory
 
 if TYPE_CHECKING:
     import torch
@@ -102,10 +103,10 @@ def _whole_model(directory: str, dtype: torch.dtype) -> Any:
 
 
 def adapter_base(directory: str) -> str:
-    """Return the base that an adapter names."""
+    """Return the base that an adapter names: a directory, brought here where it lies in a store, or a hub id."""
     from peft import PeftConfig
 
-    return str(PeftConfig.from_pretrained(directory).base_model_name_or_path)
+    return local_directory(str(PeftConfig.from_pretrained(directory).base_model_name_or_path))
 
 
 def _with_adapter(model: Any, directory: str) -> Any:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.browser import Browse, browsing
 from tests.postgres import PostgresServer, missing, running_server
+from tests.s3 import S3Server, running_s3
 
 NO_GPU = "no GPU"
 REFUSE_SKIPS = "HONE_REFUSE_SKIPS"
@@ -30,6 +31,13 @@ def postgres() -> Iterator[PostgresServer]:
     if why := missing():
         pytest.skip(why)
     with running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server of the session's own; ``new_bucket()`` is a HONE_HOME that nobody has used."""
+    with running_s3() as server:
         yield server
 
 

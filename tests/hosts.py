@@ -1,9 +1,9 @@
 """Several hosts on this machine: network namespaces on a bridge of their own, each with its address and host name.
 
-Nothing of the machine's own network is touched: the bridge lies in a namespace too, so hosts reach each other and nobody
-else. A thread can step into a host (``inside``): whatever it opens or starts there has that host's network. Programs that
-shall also believe to be another machine are started with ``command``: a host name of their own, and an ``/etc/hosts`` that
-knows all hosts. Needs root and iproute2.
+Nothing of the machine's own network is touched: the bridge lies in a namespace too, so hosts reach each other and
+nobody else. A thread can step into a host (``inside``): whatever it opens or starts there has that host's network.
+Programs that shall also believe to be another machine are started with ``command``: a host name of their own, and an
+``/etc/hosts`` that knows all hosts. Needs root and iproute2.
 """
 
 from __future__ import annotations

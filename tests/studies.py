@@ -13,6 +13,7 @@ from cluster.session import Settings
 from cluster.spec import JobSpec
 from tuning.study import Ending, StudySearch, open_study
 from tuning.trials import Assigned
+from tuning.warm_start import Points
 
 RUN = "a-20260101-000000-abcd"
 TRADED = {"tradeoff": {"against": "cost", "give_up": 0.1}}
@@ -34,11 +35,13 @@ def opening(settings: Settings) -> Iterator[Opened]:
         yield lambda of, run=RUN, mode="min": held.enter_context(open_study(of, run, settings, mode))
 
 
-def search(study: optuna.Study, of: JobSpec, endings: dict[str, Ending | None] | None = None) -> StudySearch:
+def search(
+    study: optuna.Study, of: JobSpec, endings: dict[str, Ending | None] | None = None, starts: Points | None = None
+) -> StudySearch:
     """A searcher whose trials complete with loss 1, unless ``endings`` says otherwise by their directory."""
 
     def ending(assigned: Assigned, result: Any) -> Ending | None:
         return (endings or {}).get(assigned.name, Ending(TrialState.COMPLETE, 1.0))
 
     mode = "max" if study.directions[0].name == "MAXIMIZE" else "min"
-    return StudySearch(study, of, mode, ending, lambda: False)
+    return StudySearch(study, of, mode, ending, lambda: False, starts or {})

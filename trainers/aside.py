@@ -6,7 +6,6 @@ the cluster, outside the workers' placement group, and Ray starts it again where
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import HoneError, RunFailed
@@ -28,7 +27,7 @@ class AsideTask:
         self._prepared = prepared
         self._begun: Any = None
 
-    def begin(self, weights: Path) -> None:
+    def begin(self, weights: str) -> None:
         """Start the task."""
         import ray
 
@@ -38,7 +37,7 @@ class AsideTask:
             max_retries=MAX_RETRIES,
             scheduling_strategy="DEFAULT",
         )(score_weights)
-        self._begun = task.remote(self._job, self._plan, self._prepared, str(weights))
+        self._begun = task.remote(self._job, self._plan, self._prepared, weights)
 
     def result(self) -> Metrics:
         """Wait for the task. Raises its own HoneError where there is one, RunFailed otherwise."""

@@ -1,8 +1,9 @@
 """A run's curves → TensorBoard and Weights & Biases, point by point while it trains (``tracking:`` in the job file).
 
 MLflow, which is the registry as well, gets them thinned when the run is registered (``cluster.registry``); these two
-are looked at while a run goes on. Both write into the run's directory and talk to nobody: ``tensorboard --logdir`` and
-``wandb sync`` do. A library is imported only where it was asked for, and a missing one is refused before data are read.
+are looked at while a run goes on. Both write into the run's directory (at a remote home through a mirror) and talk to
+nobody: ``tensorboard --logdir`` and ``wandb sync`` do. A library is imported only where it was asked for, and a missing
+one is refused before data are read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.errors import JobFileError
+from cluster.places import is_remote
+from trainers.mirror import Mirror
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
 """What an entry of ``tracking`` needs installed beyond hone; the extra of the same name brings it."""
@@ -108,14 +111,36 @@ class WandbCurves:
         self._wandb.teardown()
 
 
-def curve_trackers(tracking: Sequence[str], directory: Path, run: str, job: str) -> list[CurveTracker]:
-    """Return a run's live trackers, which write below ``directory``; for Weights & Biases the job is its project."""
+class PushedCurves:
+    """What the trackers before it wrote, brought to a remote store whenever they have flushed."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+
+    def begin(self, step: int) -> None:
+        """Nothing."""
+
+    def note(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Bring what has changed to the store."""
+        self._mirror.push()
+
+    def close(self) -> None:
+        """Bring the rest to the store."""
+        self._mirror.push()
+
+
+def curve_trackers(tracking: Sequence[str], root: str | Path, run: str, job: str) -> list[CurveTracker]:
+    """Return a run's live trackers, which write below ``root``, a path or URL; for W&B the job is its project."""
     trackers: list[CurveTracker] = []
+    mirror = Mirror(root)
     if "tensorboard" in tracking:
-        trackers.append(TensorBoardCurves(directory / "tensorboard"))
+        trackers.append(TensorBoardCurves(mirror.path / "tensorboard"))
     if "wandb" in tracking:
-        trackers.append(WandbCurves(directory, run, job))
-    return trackers
+        trackers.append(WandbCurves(mirror.path, run, job))
+    return [*trackers, PushedCurves(mirror)] if trackers and is_remote(root) else trackers
 
 
 def refuse_untracked(tracking: Sequence[str]) -> None:

@@ -84,9 +84,10 @@ def run(ctx: RunContext) -> None:
 
 
 def _models(ctx: RunContext) -> dict[str, str]:
-    """Return role → model directory or id, in the order in which they are shown."""
+    """Return role → model directory, URL in the store or hub id, in the order in which they are shown."""
     job = ctx.job
-    models = {"tuned": str(ctx.store.reading("runs", ctx.run, "model"))}
+    ctx.store.reading("runs", ctx.run, "model")
+    models = {"tuned": ctx.store.path("runs", ctx.run, "model")}
     if job.evaluate.base:
         models["base"] = job.base
     if job.evaluate.base and job.evaluate.few_shot:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import RunFailed
+from cluster.places import local_directory
 from trainers.prepared import TRAIN, Prepared
 from trainers.train import trained_weights
 
@@ -84,7 +85,7 @@ def stored_dtype(base: str) -> torch.dtype:
     import torch
     from transformers import AutoConfig
 
-    dtype = getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "dtype", None)
+    dtype = getattr(AutoConfig.from_pretrained(local_directory(base), trust_remote_code=False), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 

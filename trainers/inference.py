@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.places import local_directory
 from trainers.metrics import Predictions
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def load(path: str, template: str | None, device: torch.device, *, in_4_bits: bo
     from trainers.model import load_base
     from trainers.templates import load_tokenizer, template_of
 
+    path = local_directory(path)
     adapter = Path(path) / "adapter_config.json"
     base = adapter_base(path) if adapter.is_file() else path
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16

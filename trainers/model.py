@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import BaseModelError, JobFileError
+from cluster.places import local_directory
 from trainers.fused_loss import FusedTargetLoss
 from trainers.packed_attention import segment_inputs
 from trainers.quantised import quantised_loading
@@ -53,7 +54,7 @@ def check_base(base: str) -> None:
 
     A hub id is left to the hub client; only local directories can be looked at here. Raises BaseModelError.
     """
-    path = Path(base)
+    path = Path(local_directory(base))
     if not path.exists():
         if path.is_absolute() or base.startswith(".") or base.count("/") > 1:
             raise BaseModelError(
@@ -86,11 +87,12 @@ def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0, *, in_4_bits:
 
     quiet_libraries()
     check_base(base)
+    directory = local_directory(base)
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         set_dropout(config, dropout)
         model = AutoModelForCausalLM.from_pretrained(
-            base,
+            directory,
             config=config,
             dtype=dtype,
             use_safetensors=True,

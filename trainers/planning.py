@@ -54,7 +54,16 @@ def plan_within(job: JobSpec, prepared: Prepared, store: Store, found: Capacity,
 
 
 def capacity(settings: Settings) -> Capacity:
-    """Return what the cluster of RAY_ADDRESS has, or this machine where none is named."""
+    """Return what the cluster of RAY_ADDRESS has, or this machine where none is named.
+
+    A driver's address is joined; the URL of a head, to which a job is submitted, is asked.
+    """
+    if settings.ray_address is not None and "://" in settings.ray_address:
+        from cluster.jobs import head_capacity
+
+        found = head_capacity(settings.ray_address)
+        refuse_local_home(settings, found)
+        return found
     if settings.ray_address is None:
         from trainers.machine import this_machine
 

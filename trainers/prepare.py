@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import DataError, HoneError, JobFileError, UsageError
+from cluster.places import local_directory
 from cluster.records import CheckReport, Finding, Plan
 from cluster.store import Store
 from trainers.curve_tracking import refuse_untracked
@@ -208,7 +209,7 @@ def _max_length(job: JobSpec) -> tuple[int, int | None]:
     """Return the job's length, bounded by what the base can read, and that bound; refuse a longer one asked for."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(job.base, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(local_directory(job.base), trust_remote_code=False)
     readable: int | None = getattr(config, "max_position_embeddings", None)
     context = readable or job.train.max_length
     if job.train.max_length > context and job.train.max_length_given:

@@ -1,7 +1,8 @@
 """Rank 0's hooks: the run's curve on disk, its status published, and whether it should end early.
 
 The curve is one JSON object a line, for every step and evaluation, with the time; a run that goes on from a checkpoint
-first drops the lines after it. The same points go to the trackers that the job asks for.
+first drops the lines after it. The same points go to the trackers that the job asks for. At a remote home the curve is
+a mirror's (``trainers.mirror``), and a status that cannot be published is left to the next one.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ from math import inf
 from pathlib import Path
 from typing import TextIO
 
+from cluster.errors import StoreError
+from cluster.places import is_remote
 from cluster.records import Metrics, RunState, RunStatus
+from cluster.store import Store
 from trainers.curve_tracking import CurveTracker
 from trainers.loop import Silent
 from trainers.loop_state import LoopState, StepRecord
+from trainers.mirror import Mirror
 from trainers.validation import EvaluationRecord
 
 HISTORY = "history.jsonl"
 PUBLISH_EVERY_S = 1.0
+PUBLISH_REMOTE_EVERY_S = 5.0
+"""A request or three to an object store take some 50 ms, for which all ranks wait."""
 
 
 class Recorder(Silent):
-    """Writes the curve to ``directory`` and publishes the run's status at most once a second.
+    """Writes the curve to ``directory``, a path or URL, and publishes the run's status at most once a second.
 
     ``stop_asked`` is looked at as often; ``max_seconds`` bounds this attempt.
     """
@@ -33,7 +40,7 @@ class Recorder(Silent):
     def __init__(
         self,
         run: str,
-        directory: Path,
+        directory: str | Path,
         publish: Callable[[RunStatus], None],
         *,
         stop_asked: Callable[[], bool] = lambda: False,
@@ -42,7 +49,9 @@ class Recorder(Silent):
         trackers: Sequence[CurveTracker] = (),
     ) -> None:
         self._run = run
-        self._path = directory / HISTORY
+        self._mirror = Mirror(directory)
+        self._path = self._mirror.path / HISTORY
+        self._every_s = PUBLISH_REMOTE_EVERY_S if is_remote(directory) else PUBLISH_EVERY_S
         self._publish = publish
         self._stop_asked = stop_asked
         self._ends_s = time.monotonic() + max_seconds
@@ -61,6 +70,7 @@ class Recorder(Silent):
         self._notes += warnings
         if state.step:
             self._notes.append(f"goes on after step {state.step}")
+        self._mirror.pull(HISTORY)
         kept = [line for line in self._lines() if _is_known(json.loads(line), state)]
         self._path.write_text("".join(kept), encoding="utf-8")
         self._curve = self._path.open("a", encoding="utf-8")
@@ -85,19 +95,22 @@ class Recorder(Silent):
             "examples_per_s": self._now.examples / self._now.seconds,
             "target_tokens_per_s": self._now.target_tokens / self._now.seconds,
         }
-        if record.step == record.steps or time.monotonic() - self._last_publish_s >= PUBLISH_EVERY_S:
+        if record.step == record.steps or time.monotonic() - self._last_publish_s >= self._every_s:
             self._show(record.step, record.steps)
 
     def on_evaluation(self, record: EvaluationRecord) -> None:
         """Note an evaluation."""
         self._note({"step": record.step, **{f"validation_{name}": value for name, value in record.metrics.items()}})
         self._latest |= {"validation_loss": record.metrics["loss"]}
+        self._open().flush()
+        self._mirror.push()
 
     def on_checkpoint(self, step: int) -> None:
         """Bring the curve up to this step to the disk."""
         curve = self._open()
         curve.flush()
         os.fsync(curve.fileno())
+        self._mirror.push()
         for tracker in self._trackers:
             tracker.flush()
 
@@ -109,6 +122,7 @@ class Recorder(Silent):
         """Finish the curve, if one was begun."""
         if self._curve is not None:
             self._curve.close()
+            self._mirror.push()
             for tracker in self._trackers:
                 tracker.close()
 
@@ -124,13 +138,13 @@ class Recorder(Silent):
 
     def _show(self, step: int, steps: int) -> None:
         self._last_publish_s = now = time.monotonic()
-        self._stopping = self._stopping or self._stop_asked()
         self._open().flush()
         done = step - self._began.step
         left_s = (now - self._first_step_s) / (done - 1) * (steps - step) if done > 1 else None
-        state: RunState = "stopping" if self._stopping else "running"
-        self._publish(
-            RunStatus(
+        try:
+            self._stopping = self._stopping or self._stop_asked()
+            state: RunState = "stopping" if self._stopping else "running"
+            status = RunStatus(
                 run=self._run,
                 stage="train",
                 state=state,
@@ -140,7 +154,10 @@ class Recorder(Silent):
                 metrics=self._latest,
                 eta_s=left_s,
             )
-        )
+            self._publish(status)
+        except StoreError:
+            if self._every_s == PUBLISH_EVERY_S:
+                raise
 
 
 def _is_known(point: dict[str, float], state: LoopState) -> bool:
@@ -148,6 +165,14 @@ def _is_known(point: dict[str, float], state: LoopState) -> bool:
     if state.pending is not None and "validation_loss" in point:
         return point["step"] < state.pending.step
     return point["step"] <= state.step
+
+
+def read_growing(root: str) -> list[dict[str, float]]:
+    """Return the whole lines so far of a curve that is being written at a path or URL; none where there is none."""
+    store = Store(root)
+    if not store.exists(HISTORY):
+        return []
+    return [json.loads(line) for line in store.get_text(HISTORY).splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_history(directory: Path) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ def run(ctx: RunContext) -> None:
     """Log the run, register an accepted release, and leave ``runs/RUN/result.json``."""
     trained, weights_dir = trained_weights(ctx)
     gate = GateReport.model_validate(ctx.store.get_json("runs", ctx.run, "gate.json"))
-    release_dir = ctx.store.reading("runs", ctx.run, "release")
+    release_dir, place = ctx.store.reading("runs", ctx.run, "release"), ctx.store.path("runs", ctx.run, "release")
     release = Release.model_validate_json((release_dir / "release.json").read_text())
     if "mlflow" in ctx.job.tracking:
         ctx.registry.log_history(ctx.run, read_history(weights_dir))
@@ -30,10 +30,10 @@ def run(ctx: RunContext) -> None:
     version = None
     if gate.decision == "accept":
         lineage = {"data_hash": release.data_hash, "base": release.base, "base_hash": release.base_hash}
-        version = ctx.registry.register(ctx.job.name, str(release_dir), ctx.run, lineage)
+        version = ctx.registry.register(ctx.job.name, place, ctx.run, lineage)
     result = TrainResult(
         run=ctx.run,
-        release=str(release_dir),
+        release=place,
         version=version,
         steps=trained.steps,
         examples=trained.examples,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.records import GateReport, Metrics, Release
-from cluster.store import content_hash
+from cluster.uploads import hash_of_base
 from trainers.card import model_card
 from trainers.evaluation import read_scored
 from trainers.prepared import Prepared
@@ -46,13 +46,12 @@ def run(ctx: RunContext) -> None:
 def describe(ctx: RunContext, reload_difference: float) -> Release:
     """Return what release.json says."""
     metrics, intervals = reported_scores(ctx)
-    base = Path(ctx.job.base)
     return Release(
         name=ctx.job.name,
         run=ctx.run,
         method=ctx.job.train.method,
         base=ctx.job.base,
-        base_hash=content_hash(base) if base.is_dir() else "",
+        base_hash=hash_of_base(ctx.job.base),
         data_hash=ctx.data()["data_hash"],
         job=ctx.job.model_dump(mode="json"),
         versions={name: version(name) for name in LIBRARIES},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.errors import DataError, UsageError
+from cluster.places import is_remote, local_directory
 from cluster.records import EvalReport
 from cluster.registry import Registry
 from cluster.spec import DataSpec
@@ -77,11 +78,16 @@ def evaluate_model(
 
 
 def model_directory(model: str, registry: Registry) -> str:
-    """Return where NAME@N, NAME@champion, a directory or base:PATH lies. Raises UsageError where it is none."""
+    """Return this machine's directory of NAME@N, NAME@champion, a directory, a URL in a store or base:PATH.
+
+    Raises UsageError where it is none.
+    """
     if model.startswith("base:"):
-        return model.removeprefix("base:")
+        return local_directory(model.removeprefix("base:"))
+    if is_remote(model):
+        return local_directory(model)
     if "@" in model:
-        return str(registry.release_of(model))
+        return local_directory(registry.release_of(model))
     if Path(model).is_dir():
         return str(Path(model).resolve())
     raise UsageError(f"{model} is no release here", "give NAME@N, NAME@champion, a directory, or base:PATH")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from cluster.errors import BaseModelError, DataError
+from cluster.places import local_directory
 from cluster.plain_template import PLAIN_TEMPLATE
 from trainers.turns import text_of
 
@@ -48,8 +49,9 @@ def load_tokenizer(path: str) -> Any:
     """Load the tokenizer of a model directory or hub id. Raises BaseModelError where there is none, or no eos."""
     from transformers import AutoTokenizer
 
+    directory = local_directory(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # a damaged tokenizer.json comes out of Rust as a bare Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(

@@ -2,13 +2,14 @@
 
 ``run`` wraps ``trainers.train_worker`` in a TorchTrainer: Ray Train places the workers, sets up the process group and
 starts all of them again when one is lost; the loop then goes on from its newest checkpoint. Workers write straight to
-the run's directory, which they must all see; the stage is committed, manifest last, when they have returned. Rank 0
-keeps the run's status up to date, which the driver (and ``hone status``) reads. The first Ctrl-C asks the run to stop
-after a checkpoint, the second one leaves at once.
+the run's place in the store, a directory that all of them see or a URL; the stage is committed, manifest last, when
+they have returned. Rank 0 keeps the run's status up to date, which the driver (and ``hone status``) reads. The first
+Ctrl-C asks the run to stop after a checkpoint, the second one leaves at once.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import uuid
@@ -17,18 +18,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import BudgetSpent, HoneError, RunFailed, RunStopped
 from cluster.fitting import counted
+from cluster.places import local_directory
+from cluster.queueing import Queue
 from cluster.records import TrainedWeights
-from cluster.runs import clear_stop, read_status, request_stop, stop_requested
+from cluster.runs import read_status, request_stop, stop_requested
+from cluster.session import environment
 from cluster.stopping import stop_on_signal
-from trainers.checkpoint import best_directory
+from cluster.store import Store
+from trainers.checkpoint import best_place
 from trainers.prepared import TRAIN
 from trainers.rates import keep_rate
 from trainers.recorder import HISTORY
-from trainers.train_worker import OUTCOME, Outcome, train_worker
+from trainers.train_worker import OUTCOME, read_outcome, train_worker
 
 if TYPE_CHECKING:
     from cluster.pipeline import RunContext
@@ -36,10 +42,12 @@ if TYPE_CHECKING:
     from cluster.spec import JobSpec
 
 LOOK_EVERY_S = 0.5
+LOOK_REMOTE_EVERY_S = 2.0
 INNER = ("_base_exc", "cause", "controller_failure", "__cause__")
 """Where Ray's errors keep the error that they wrap."""
 CHECKPOINTS = "checkpoints"
 TRAINED = "trained.json"
+FOREVER_HOURS = 10 * 365 * 24.0
 
 
 def run(ctx: RunContext) -> None:
@@ -47,27 +55,27 @@ def run(ctx: RunContext) -> None:
 
     Raises the worker's own HoneError where there is one, RunStopped after a stop, RunFailed otherwise.
     """
-    directory = Path(ctx.store.path("runs", ctx.run, CHECKPOINTS))
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / OUTCOME).unlink(missing_ok=True)
-    clear_stop(ctx.store, ctx.run)
+    directory = ctx.store.path("runs", ctx.run, CHECKPOINTS)
+    ctx.store.remove("runs", ctx.run, CHECKPOINTS, OUTCOME)
     plan = ctx.plan()
     ctx.progress.say(
         f"train: {counted(plan.workers, 'worker')} on {plan.device}, ZeRO-{plan.zero_stage}, "
         f"{plan.steps} steps of {ctx.job.train.batch_size} examples"
     )
     attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"  # Ray would go on with an attempt of the same name by itself
-    workers = Workers(ctx.settings.home, ctx.run, directory, ctx.job, plan, ctx.prepared_path())
-    trainer = workers.trainer(attempt, ctx.store.path("ray"))
-    with _watching(ctx), stop_on_signal(partial(_ask_to_stop, ctx)):
+    workers = Workers(ctx.settings.home, ctx.run, directory, ctx.job, plan, ctx.prepared_place())
+    ctx.prepared_path()  # verified here, before anybody trains on it
+    trainer = workers.trainer(attempt, ray_directory(ctx.store))
+    queue = Queue(ctx, plan)
+    with _watching(ctx), stop_on_signal(partial(_ask_to_stop, ctx)), environment(patience(ctx.job)):
         try:
-            in_thread(trainer.fit)
+            in_thread(trainer.fit, queue.look)
         except Exception as error:
             outcome = read_outcome(directory)
             known = outcome.error() if outcome else None
             raise known or cause_of(error, ctx.run) from error
         finally:
-            shutil.rmtree(ctx.store.path("ray", attempt), ignore_errors=True)
+            shutil.rmtree(Path(ray_directory(ctx.store), attempt), ignore_errors=True)
     trained = _trained(ctx, directory)
     _commit(ctx, directory, trained)
     keep_rate(ctx.job, ctx.store, ctx.run, trained, ctx.check().splits[TRAIN])
@@ -79,7 +87,7 @@ class Workers:
 
     home: str
     run: str
-    directory: Path
+    directory: str
     job: JobSpec
     plan: Plan
     prepared: str
@@ -98,7 +106,7 @@ class Workers:
             train_loop_config={
                 "home": self.home,
                 "run": self.run,
-                "directory": str(self.directory),
+                "directory": self.directory,
                 "job": self.job.model_dump(mode="json"),
                 "plan": plan.model_dump(mode="json"),
                 "prepared": self.prepared,
@@ -115,6 +123,17 @@ class Workers:
                 failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=1),
             ),
         )
+
+
+def patience(job: JobSpec) -> dict[str, str]:
+    """Return how long Ray Train lets a fixed number of workers wait for room: as long as the job says, not a minute.
+
+    With a range it looks again every minute, perhaps for fewer.
+    """
+    hours = job.cluster.max_wait_hours
+    if not isinstance(job.cluster.workers, int):
+        return {}
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(round((hours or FOREVER_HOURS) * 3600) + 600)}
 
 
 def _num_workers(job: JobSpec) -> dict[str, Any]:
@@ -157,13 +176,16 @@ def _ask_to_stop(ctx: RunContext) -> None:
     request_stop(ctx.store, ctx.run)
 
 
-def read_outcome(directory: Path) -> Outcome | None:
-    """Return how the training in a directory ended; None while it has not."""
-    path = directory / OUTCOME
-    return Outcome.model_validate_json(path.read_text()) if path.exists() else None
+def ray_directory(store: Store) -> str:
+    """Return where Ray keeps its own notes of an attempt: with the home, or on this node where that is remote.
+
+    Ray looks for its marker there only where it persists a checkpoint (ray/train/v2, execution/storage.py, Ray 2.60),
+    and ours never pass through it, so no other node has to see it.
+    """
+    return store.path("ray") if store.is_local else str(Path(gettempdir(), f"hone-ray-{os.getuid()}"))
 
 
-def _trained(ctx: RunContext, directory: Path) -> TrainedWeights:
+def _trained(ctx: RunContext, directory: str) -> TrainedWeights:
     """Return what the workers trained; raises what ended them otherwise."""
     outcome = read_outcome(directory)
     if outcome is None:
@@ -178,18 +200,19 @@ def _trained(ctx: RunContext, directory: Path) -> TrainedWeights:
     raise BudgetSpent("stopped after a checkpoint: cluster.max_hours or max_cost is used up", go_on)
 
 
-def _commit(ctx: RunContext, directory: Path, trained: TrainedWeights) -> None:
+def _commit(ctx: RunContext, directory: str, trained: TrainedWeights) -> None:
     """Move the best weights and the curve into the committed artifact, and drop the checkpoints."""
     commit_weights(ctx, directory, trained)
-    shutil.rmtree(directory)
+    ctx.store.remove("runs", ctx.run, CHECKPOINTS)
 
 
-def commit_weights(ctx: RunContext, directory: Path, trained: TrainedWeights) -> None:
+def commit_weights(ctx: RunContext, directory: str, trained: TrainedWeights) -> None:
     """Commit ``runs/RUN/train``: the best weights of a finished training, its curve and its record."""
     with ctx.store.writing("runs", ctx.run, "train") as fresh:
-        for part in sorted(best_directory(directory, trained.best_step).glob("*.safetensors")):
+        best = Path(local_directory(best_place(directory, trained.best_step)))
+        for part in sorted(best.glob("*.safetensors")):
             shutil.copy(part, fresh / part.name)
-        shutil.copy(directory / HISTORY, fresh / HISTORY)
+        (fresh / HISTORY).write_text(Store(directory).get_text(HISTORY), encoding="utf-8")
         (fresh / TRAINED).write_text(trained.as_json())
 
 
@@ -216,7 +239,7 @@ def _watching(ctx: RunContext) -> Generator[None]:
         ctx.progress.update(status)
 
     def watch() -> None:
-        while not stop.wait(LOOK_EVERY_S):
+        while not stop.wait(LOOK_EVERY_S if ctx.store.is_local else LOOK_REMOTE_EVERY_S):
             show()
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -9,7 +9,6 @@ whose machine will be taken away asks for a checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -23,9 +22,9 @@ from typing import Any
 import torch
 
 from cluster import errors
-from cluster.durable import replace_file
-from cluster.errors import CapacityError, HoneError, RunFailed
+from cluster.errors import CapacityError, HoneError, RunFailed, StoreError
 from cluster.fitting import counted
+from cluster.places import is_remote, local_directory
 from cluster.records import Plan, Record, TrainedWeights
 from cluster.runs import RUNS, stop_requested, write_status
 from cluster.spec import JobSpec
@@ -66,9 +65,15 @@ class Outcome(Record):
         return getattr(errors, kind, RunFailed)(*parts)
 
 
-def leave(outcome: Outcome, directory: Path) -> None:
-    """Write the outcome in one piece."""
-    replace_file(directory / OUTCOME, outcome.as_json().encode())
+def leave(outcome: Outcome, directory: str | Path) -> None:
+    """Write the outcome of the training in a directory or at a URL, in one piece."""
+    Store(str(directory)).put_text(outcome.as_json(), OUTCOME)
+
+
+def read_outcome(directory: str | Path) -> Outcome | None:
+    """Return how the training in a directory or at a URL ended; None while it has not."""
+    store = Store(str(directory))
+    return Outcome.model_validate_json(store.get_text(OUTCOME)) if store.exists(OUTCOME) else None
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -78,8 +83,8 @@ def train_worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     ranks = Ranks(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    directory = Path(config["directory"])
-    if (directory / OUTCOME).exists():
+    directory: str = config["directory"]
+    if read_outcome(directory) is not None:
         return
     job, plan = JobSpec.model_validate(config["job"]), Plan.model_validate(config["plan"])
     if ranks.device.type == "cpu":
@@ -97,9 +102,10 @@ def train_worker(config: dict[str, Any]) -> None:
             stop_asked=partial(stop_requested, store, run),
             max_seconds=max_seconds(job, plan),
             notes=notes,
-            trackers=curve_trackers(job.tracking, Path(store.path(RUNS, run)), run, job.name),
+            trackers=curve_trackers(job.tracking, store.path(RUNS, run), run, job.name),
         )
-    inputs = loop_inputs(job, plan, Prepared(Path(config["prepared"])), directory)
+    prepared = Prepared(Path(local_directory(config["prepared"])))
+    inputs = loop_inputs(job, plan, prepared, directory)
     if plan.scores_aside:
         inputs = replace(inputs, score=None, aside=AsideTask(job, plan, config["prepared"]))
     try:
@@ -108,7 +114,8 @@ def train_worker(config: dict[str, Any]) -> None:
         leave(Outcome.failed(error), directory)
         return
     except HoneError as error:  # perhaps on this rank alone: the others wait for it until Ray ends them
-        leave(Outcome.failed(error), directory)
+        if not (isinstance(error, StoreError) and is_remote(directory)):  # storage far away may answer the next attempt
+            leave(Outcome.failed(error), directory)
         raise
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
@@ -176,7 +183,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def ask_for_smaller_micro_batches(plan: Plan, inputs: LoopInputs, directory: Path) -> None:
+def ask_for_smaller_micro_batches(plan: Plan, inputs: LoopInputs, directory: str | Path) -> None:
     """Let the next attempt halve its micro-batches; where one row alone is too large, leave that as the outcome."""
     longest = int(inputs.train_tokens.lengths.max())
     if plan.micro_batch_tokens <= longest:
@@ -187,20 +194,20 @@ def ask_for_smaller_micro_batches(plan: Plan, inputs: LoopInputs, directory: Pat
         )
         leave(Outcome.failed(error), directory)
         return
-    replace_file(directory / MICRO_BATCH, json.dumps({"tokens": max(longest, plan.micro_batch_tokens // 2)}).encode())
+    Store(str(directory)).put_json({"tokens": max(longest, plan.micro_batch_tokens // 2)}, MICRO_BATCH)
 
 
-def with_smaller_micro_batches(plan: Plan, directory: Path) -> tuple[Plan, tuple[str, ...]]:
+def with_smaller_micro_batches(plan: Plan, directory: str | Path) -> tuple[Plan, tuple[str, ...]]:
     """Return the plan as an attempt that ran out of memory left it, and a note that says so."""
-    path = directory / MICRO_BATCH
-    if not path.exists():
+    store = Store(str(directory))
+    if not store.exists(MICRO_BATCH):
         return plan, ()
-    tokens = int(json.loads(path.read_text())["tokens"])
+    tokens = int(store.get_json(MICRO_BATCH)["tokens"])
     note = f"out of memory with micro-batches of {plan.micro_batch_tokens:,} tokens: {tokens:,} from here"
     return plan.model_copy(update={"micro_batch_tokens": tokens}), (note,)
 
 
-def loop_inputs(job: JobSpec, plan: Plan, prepared: Prepared, directory: Path) -> LoopInputs:
+def loop_inputs(job: JobSpec, plan: Plan, prepared: Prepared, directory: str | Path) -> LoopInputs:
     """Return what the loop needs, from a job, its plan and a prepared data set on disk."""
     from trainers.tokens import TokenSet
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from math import exp, isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cluster.records import Metrics
@@ -36,8 +35,8 @@ class EvaluationRecord:
 class Aside(Protocol):
     """Scores written weights in another process, one at a time; only rank 0's is called."""
 
-    def begin(self, weights: Path) -> None:
-        """Start to score the weights in a directory."""
+    def begin(self, weights: str) -> None:
+        """Start to score the weights at a place."""
         ...
 
     def result(self) -> Metrics:

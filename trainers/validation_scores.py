@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from cluster.places import local_directory
 from trainers.checkpoint import load_weights, read_weights
 from trainers.inference import Inference, Loaded, answers, context_tokens
 from trainers.metrics import Predictions
@@ -48,13 +49,13 @@ def validation_scorer(job: JobSpec, prepared: Prepared) -> Scorer:
 
 
 def score_weights(job: JobSpec, plan: Plan, prepared: str, weights: str) -> Metrics:
-    """Return ``train.best_by`` of weights in a directory, in this process alone."""
+    """Return ``train.best_by`` of weights at a place, in this process alone; so are the prepared data."""
     quiet_libraries()
-    found = Prepared(Path(prepared))
+    found = Prepared(Path(local_directory(prepared)))
     examples, asked = _examples(job, found), Asked(job, found.record.labels)
     on_gpu = plan.device == "cuda"
     model: Any = prepare_model(job.base, job.train, torch.bfloat16 if plan.precision == "bf16" else torch.float32)
-    load_weights(model, read_weights(Path(weights)))
+    load_weights(model, read_weights(Path(local_directory(weights))))
     if on_gpu and job.train.method != "qlora":  # those are where they were quantised
         model = model.to(torch.device("cuda"))
     if not on_gpu:

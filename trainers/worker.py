@@ -59,7 +59,7 @@ Wishes = Callable[[], tuple[bool, bool]]
 
 @dataclass(frozen=True)
 class LoopInputs:
-    """What one run trains on, and the directory of its checkpoints; the same on every rank.
+    """What one run trains on, and where its checkpoints lie (a directory or URL); the same on every rank.
 
     ``score`` makes generated metrics on the ranks, ``aside`` elsewhere; at most one of them is given.
     """
@@ -69,7 +69,7 @@ class LoopInputs:
     plan: Plan
     train_tokens: Examples
     validation_tokens: Examples | None
-    directory: Path
+    directory: str | Path
     score: Scorer | None = None
     aside: Aside | None = None
 

@@ -223,7 +223,8 @@ class Driver:
         with self._lock:
             seconds = sum(now - live.began_s for live in self._live.values())
             seconds += sum(trial.seconds for trial in self._trials)
-        return seconds / 3600 * plan.workers * plan.gpus_per_worker * cluster.price_per_gpu_hour > sweep.max_cost
+        gpus = (sweep.workers or plan.workers) * plan.gpus_per_worker
+        return seconds / 3600 * gpus * cluster.price_per_gpu_hour > sweep.max_cost
 
     def show(self, *, at_once: bool = False) -> None:
         """Redraw the table and publish how many trials are done."""

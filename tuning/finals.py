@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
 from cluster.pipeline import WINNER, WINNER_DATA
-from cluster.runs import RUNS, clear_stop, stop_requested
+from cluster.runs import RUNS, stop_requested
 from cluster.train_spec import mode_of
 from trainers.rates import keep_rate
 from trainers.train import commit_weights
@@ -31,7 +31,7 @@ from tuning.judge import Lenient
 from tuning.space import own_values, packed, trial_job
 from tuning.sweep import arena_of, search_winners, sweep_of, winner_data
 from tuning.tradeoff import paid
-from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_directory
+from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_place
 from tuning.tuner import drive
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ class Listed(Searcher):
 
 def run(ctx: RunContext) -> None:
     """Find the winner and commit ``runs/RUN/train``; raises RunFailed where no finalist could be trained again."""
-    clear_stop(ctx.store, ctx.run)
     sweep, trials = sweep_of(ctx.job), read_trials(ctx.store, ctx.run)
     chosen = finalists(ctx.job, trials, mode_of(ctx.job.train.best_by))
     if sweep.proxy == 1 and [trial.state for trial in chosen] == ["complete"]:
@@ -85,7 +84,7 @@ def run(ctx: RunContext) -> None:
     _settle(ctx, arena, winner)
     ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
     assert winner.trained is not None, "a complete trial has its training's record"
-    directory = trial_directory(ctx.store, ctx.run, winner.name)
+    directory = trial_place(ctx.store, ctx.run, winner.name)
     commit_weights(ctx, directory, winner.trained)
     keep_rate(ctx.job, ctx.store, ctx.run, winner.trained, ctx.check().splits["train"])
     everything = [*trials, *read_trials(ctx.store, ctx.run, FINALS)]

@@ -26,13 +26,14 @@ def importances(
 ) -> dict[str, float]:
     """Return the share of each key that all trials set, the largest first; empty where too few trials say nothing.
 
+    A key that had the same value in all of them has decided nothing (PED-ANOVA would count how far its range reaches).
     ``values`` holds what to judge a trial by, under its number; trials without one are left out.
     """
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     quiet_optuna()
-    keys = [key for key in space if all(key in trial.values for trial in trials)]
+    keys = [key for key in space if all(key in trial.values for trial in trials) and _varies(key, trials)]
     if len(values) < MIN_TRIALS or len(keys) < 2:
         return {}
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
@@ -46,6 +47,10 @@ def importances(
         warnings.simplefilter("ignore")
         found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return {key: value for key, value in found.items() if isfinite(value)}
+
+
+def _varies(key: str, trials: Sequence[TrialRecord]) -> bool:
+    return len({packed(trial.values[key]) for trial in trials}) > 1
 
 
 def early_value(curve: Curve, first_rung: float, last: float | None) -> float | None:

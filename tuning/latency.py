@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainers.checkpoint import best_directory, load_weights, read_weights
+from cluster.places import local_directory
+from trainers.checkpoint import best_place, load_weights, read_weights
 from trainers.generate import generate
 from trainers.inference import context_tokens
 from trainers.model import causal_lm, prepare_model
@@ -40,21 +41,24 @@ NEW_TOKENS = 32
 REPEATS = 5
 
 
-def latency_s(job: JobSpec, plan: Plan, prepared: Path, directory: Path, trained: TrainedWeights) -> float:
-    """Return the seconds a token of a trial's best weights, measured on a worker of the plan's size."""
-    weights = best_directory(directory, trained.best_step)
+def latency_s(job: JobSpec, plan: Plan, prepared: str, directory: str, trained: TrainedWeights) -> float:
+    """Return the seconds a token of a trial's best weights, measured on a worker of the plan's size.
+
+    ``prepared`` and ``directory``, the trial's, are places that any node opens.
+    """
+    weights = best_place(directory, trained.best_step)
     if plan.workers == 1:
-        return weights_latency_s(job, plan, str(prepared), str(weights))
+        return weights_latency_s(job, plan, prepared, weights)
     import ray
 
     # The trial itself has no processor; its worker group's are free again.
     size: dict[str, Any] = {"num_cpus": plan.cpus_per_worker, "num_gpus": plan.gpus_per_worker}
     task: Any = ray.remote(**size, scheduling_strategy="DEFAULT")(weights_latency_s)
-    return ray.get(task.remote(job, plan, str(prepared), str(weights)))
+    return ray.get(task.remote(job, plan, prepared, weights))
 
 
 def weights_latency_s(job: JobSpec, plan: Plan, prepared: str, weights: str) -> float:
-    """Return the seconds a token of weights in a directory, in this process, which forgets the model again."""
+    """Return the seconds a token of weights at a place, in this process, which forgets the model again."""
     quiet_libraries()
     on_gpu = plan.device == "cuda"
     if not on_gpu:
@@ -70,9 +74,9 @@ def weights_latency_s(job: JobSpec, plan: Plan, prepared: str, weights: str) -> 
 def _measured(job: JobSpec, prepared: str, weights: str, *, on_gpu: bool) -> float:
     train = job.train.model_copy(update={"method": "lora"}) if job.train.method == "qlora" else job.train
     model: Any = prepare_model(job.base, train, torch.bfloat16 if on_gpu else torch.float32)
-    load_weights(model, read_weights(Path(weights)))
+    load_weights(model, read_weights(Path(local_directory(weights))))
     model = model.to(torch.device("cuda" if on_gpu else "cpu")).eval()
-    prompts = _prompts(Prepared(Path(prepared)), context_tokens(causal_lm(model).config) - NEW_TOKENS)
+    prompts = _prompts(Prepared(Path(local_directory(prepared))), context_tokens(causal_lm(model).config) - NEW_TOKENS)
 
     def go_on(prompt: list[int], on_token: Callable[[], None]) -> None:
         generate(model, [prompt], stop_ids=[0], max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, on_token=on_token)

@@ -30,13 +30,13 @@ from trainers.loop import run_loop
 from trainers.planning import plan_within
 from trainers.prepared import Prepared
 from trainers.recorder import Recorder
-from trainers.train import Workers, in_thread, read_outcome
-from trainers.train_worker import OUTCOME, Outcome, leave, loop_inputs, max_seconds
+from trainers.train import Workers, in_thread, ray_directory
+from trainers.train_worker import OUTCOME, Outcome, leave, loop_inputs, max_seconds, read_outcome
 from trainers.validation import EvaluationRecord
 from tuning.judge import EXPLODED, FULL, PROGRESS, VALUE, Verdicts
 from tuning.space import trial_job
 from tuning.tradeoff import LATENCY, training_cost
-from tuning.trials import Assigned, trial_directory, trial_history
+from tuning.trials import Assigned, trial_history, trial_place
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trainers.loop_state import StepRecord
 
 FOLLOW_EVERY_S = 0.3
+FOLLOW_REMOTE_EVERY_S = 2.0
 RESULT = "result"
 
 
@@ -66,8 +67,12 @@ class Arena:
         return Verdicts(Store(self.home), self.run)
 
     def data(self, job: JobSpec) -> Path:
-        """Return the prepared data set of a trial's job, verified when the search began."""
+        """Return the prepared data set of a trial's job on this node, verified when the search began."""
         return Store(self.home).reading("data", self.prepared[shape_key(job)], verify=False)
+
+    def data_place(self, job: JobSpec) -> str:
+        """Return where any node opens the prepared data set of a trial's job."""
+        return Store(self.home).path("data", self.prepared[shape_key(job)])
 
     def plan(self, job: JobSpec) -> Plan:
         """Return the plan of a trial's job."""
@@ -84,8 +89,7 @@ def run_trial(config: dict[str, Any], arena: Arena) -> None:
     from ray import tune
 
     assigned = Assigned(**config)
-    directory = trial_directory(Store(arena.home), arena.run, assigned.name)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = trial_place(Store(arena.home), arena.run, assigned.name)
     try:
         job = trial_job(arena.job, assigned.values, assigned.seed)
         plan = arena.plan(job)
@@ -94,14 +98,14 @@ def run_trial(config: dict[str, Any], arena: Arena) -> None:
         return
     before = read_outcome(directory)
     if before is None or before == Outcome():  # not begun, or stopped to go on
-        (directory / OUTCOME).unlink(missing_ok=True)
+        Store(directory).remove(OUTCOME)
         arena.verdicts.clear(assigned.name)
         train = _train_here if plan.workers == 1 else _train_nested
         train(arena, assigned, job, plan, directory)
     tune.report(_last_report(arena, assigned, job, directory))
 
 
-def _last_report(arena: Arena, assigned: Assigned, job: JobSpec, directory: Path) -> dict[str, Any]:
+def _last_report(arena: Arena, assigned: Assigned, job: JobSpec, directory: str) -> dict[str, Any]:
     """Return a trial's result: a finished training, a failure that would repeat, or neither where it was stopped."""
     outcome = read_outcome(directory)
     assert outcome is not None, "a training leaves its outcome or raises"
@@ -118,11 +122,11 @@ def _last_report(arena: Arena, assigned: Assigned, job: JobSpec, directory: Path
     elif error is not None:
         result["failure"] = error.what
     if error is None:
-        (directory / OUTCOME).unlink()  # stopped, perhaps to go on
+        Store(directory).remove(OUTCOME)  # stopped, perhaps to go on
     return _report(value, progress_of(step, steps)) | {RESULT: json.dumps(result)}
 
 
-def _paid(arena: Arena, job: JobSpec, trained: TrainedWeights, directory: Path) -> Metrics:
+def _paid(arena: Arena, job: JobSpec, trained: TrainedWeights, directory: str) -> Metrics:
     """Return what a finished trial pays, under its name; nothing without a tradeoff."""
     tradeoff = arena.job.sweep.tradeoff if arena.job.sweep else None
     if tradeoff is None:
@@ -131,7 +135,7 @@ def _paid(arena: Arena, job: JobSpec, trained: TrainedWeights, directory: Path) 
         return training_cost(job, arena.plan(job), trained)
     from tuning.latency import latency_s
 
-    return {LATENCY: latency_s(job, arena.plan(job), arena.data(job), directory, trained)}
+    return {LATENCY: latency_s(job, arena.plan(job), arena.data_place(job), directory, trained)}
 
 
 def _report(value: float | None, progress: int) -> dict[str, Any]:
@@ -172,7 +176,7 @@ class _Stopped(Exception):
 class Reporter(Recorder):
     """A trial's curve and status on disk, its evaluations reported to Tune, and the verdict read after each."""
 
-    def __init__(self, arena: Arena, assigned: Assigned, directory: Path, metric: str, seconds: float) -> None:
+    def __init__(self, arena: Arena, assigned: Assigned, directory: str, metric: str, seconds: float) -> None:
         store, self._name = Store(arena.home), assigned.name
         self._verdicts = arena.verdicts
         super().__init__(
@@ -213,7 +217,7 @@ def _better(best: float | None, metrics: Metrics, metric: str) -> float | None:
     return min(best, value) if is_lower_better(metric) else max(best, value)
 
 
-def _train_here(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, directory: Path) -> None:
+def _train_here(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, directory: str) -> None:
     """Run the loop in this process, a world of one."""
     import torch
 
@@ -254,12 +258,12 @@ def _ended(trained: TrainedWeights | None, arena: Arena, assigned: Assigned) -> 
     return Outcome(trained=trained)
 
 
-def _train_nested(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, directory: Path) -> None:
+def _train_nested(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, directory: str) -> None:
     """Put a worker group around the loop and report what its curve says while it trains."""
     run, store = f"{arena.run}/{assigned.name}", Store(arena.home)
-    workers = Workers(arena.home, run, directory, job, plan, str(arena.data(job)))
+    workers = Workers(arena.home, run, directory, job, plan, arena.data_place(job))
     attempt = f"{arena.run}-{uuid.uuid4().hex[:8]}"
-    trainer = workers.trainer(attempt, store.path("ray"))
+    trainer = workers.trainer(attempt, ray_directory(store))
     told = 0
 
     def tell() -> None:
@@ -267,13 +271,13 @@ def _train_nested(arena: Arena, assigned: Assigned, job: JobSpec, plan: Plan, di
         told = _tell(arena, assigned, job, plan, told)
 
     try:
-        in_thread(trainer.fit, tell, every_s=FOLLOW_EVERY_S)
+        in_thread(trainer.fit, tell, every_s=FOLLOW_EVERY_S if store.is_local else FOLLOW_REMOTE_EVERY_S)
     except Exception:
         outcome = read_outcome(directory)
         if outcome is None or outcome.error() is None:
             raise
     finally:
-        shutil.rmtree(store.path("ray", attempt), ignore_errors=True)
+        shutil.rmtree(Path(ray_directory(store), attempt), ignore_errors=True)
     outcome = read_outcome(directory)
     if outcome is not None and outcome.failure is None:
         leave(_ended(outcome.trained, arena, assigned), directory)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from cluster.charts import Bar, bars
-from cluster.jobfile import load_job
+from cluster.jobfile import stored_job
 from cluster.pages import Cell, Section, Tile, Tone, badge, banner, element, facts, joined, page, table, tiles
 from cluster.phases import duration
 from cluster.pipeline import SEARCHED, SWEEP_PAGE
@@ -30,8 +30,6 @@ from tuning.tradeoff_view import tradeoff_section
 from tuning.trials import FINALS, TrialRecord, read_trials, trial_history
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cluster.pipeline import RunContext
     from cluster.spec import JobSpec
 
@@ -88,7 +86,7 @@ def run(ctx: RunContext) -> None:
 
 def finished_sweep(ctx: RunContext) -> FinishedSweep:
     """Return what the stages of a sweep left, read again; the context's job is the winner's, not the sweep's."""
-    job = load_job(_job_file(ctx))
+    job = stored_job(ctx.store, RUNS, ctx.run, "job.yaml")
     trials = read_trials(ctx.store, ctx.run)
     curves = {trial.name: _curve(ctx, trial, job.train.best_by) for trial in trials}
     return FinishedSweep(
@@ -100,12 +98,6 @@ def finished_sweep(ctx: RunContext) -> FinishedSweep:
         final_runs=read_trials(ctx.store, ctx.run, FINALS),
         curves=curves,
     )
-
-
-def _job_file(ctx: RunContext) -> Path:
-    from pathlib import Path
-
-    return Path(ctx.store.path(RUNS, ctx.run, "job.yaml"))
 
 
 def _curve(ctx: RunContext, trial: TrialRecord, metric: str) -> list[tuple[float, float]]:
@@ -155,15 +147,22 @@ def _head(done: FinishedSweep) -> Markup:
 
 def _history(done: FinishedSweep) -> Section:
     scored = [trial for trial in done.trials if trial.value is not None]
-    better = min if is_lower_better(done.metric) else max
-    line: list[tuple[float, float]] = []
-    for trial in sorted(scored, key=lambda trial: trial.number):
-        if trial.state == "complete" and trial.value is not None:
-            line.append((float(trial.number), better(trial.value, line[-1][1]) if line else trial.value))
     dots = [Dot(t.number, t.value, done.kind(t), _named(t)) for t in scored if t.value is not None]
     x = Scale.of([trial.number for trial in done.trials])
+    line = best_so_far(done.trials, is_lower=is_lower_better(done.metric))
     body = scatter("Optimisation history", f"best {done.metric} of each trial, by its number", x, dots, line)
     return Section("History", body, "The line is the best trial so far that ran its full budget.")
+
+
+def best_so_far(trials: Sequence[TrialRecord], *, is_lower: bool) -> list[tuple[float, float]]:
+    """Return the steps of the best value by trial number, among trials that ran their full budget."""
+    found: list[tuple[float, float]] = []
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if trial.state == "complete" and trial.value is not None:
+            before = found[-1][1] if found else trial.value
+            better = min(before, trial.value) if is_lower else max(before, trial.value)
+            found += [(float(trial.number), before), (float(trial.number), better)]
+    return found
 
 
 def _named(trial: TrialRecord) -> str:

@@ -1,10 +1,8 @@
-"""A sweep block → what the search engine may suggest, where it begins, and the job that a suggestion stands for; pure.
+"""A sweep block → what the search engine may suggest, and the job that a suggestion stands for; pure.
 
-Values are suggested define-by-run, so that keys of an adapter are asked for only where the method has one. Two points
-are tried first: the job's own values, which every winner is compared with, and a prior from "LoRA Without Regret"
-(Schulman et al. 2025, https://thinkingmachines.ai/blog/lora/): LoRA's best learning rate is about ten times full
-tuning's and nearly independent of the rank. The engine's storage takes plain values only, so an option that is a list
-travels as JSON.
+Values are suggested define-by-run, so that keys of an adapter are asked for only where the method has one. The engine's
+storage takes plain values only, so an option that is a list travels as JSON. Where a search begins is
+``tuning.warm_start``.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from itertools import product
-from math import isclose, prod
+from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import JsonValue
@@ -126,7 +124,7 @@ def trial_job(job: JobSpec, values: Mapping[str, Plain], seed: int | None = None
     if isinstance(job.cluster.workers, MinMax):
         changed["cluster.workers"] = job.cluster.workers.min
     if METHOD in changed and RATE not in changed:
-        changed[RATE] = moved_rate(job.train.learning_rate, job.train.method, _method(str(changed[METHOD])))
+        changed[RATE] = moved_rate(job.train.learning_rate, job.train.method, method_named(str(changed[METHOD])))
     if seed is not None:
         changed["train.seed"] = seed
     return derived_job(job, changed)
@@ -152,42 +150,8 @@ def _at(settings: Mapping[str, object], key: str) -> JsonValue:
     return found  # pyright: ignore[reportReturnType] (a dumped job is JSON)
 
 
-def own_point(job: JobSpec) -> dict[str, Plain] | None:
-    """Return the job's own values as a point of its space; None where one of them lies outside."""
-    dimensions, own = _space(job), own_values(job)
-    if not all(_inside(dimensions[key], value) for key, value in own.items()):
-        return None
-    return {key: packed(value) for key, value in own.items()}
-
-
-def warm_starts(job: JobSpec) -> list[dict[str, Plain]]:
-    """Return the points to try before any search: the job's own values, then the prior on the learning rate."""
-    dimensions, own = _space(job), own_values(job)
-    points = [own, *_prior(job, dimensions, own)]
-    found: list[dict[str, Plain]] = []
-    for point in points:
-        inside = {key: packed(value) for key, value in point.items() if _inside(dimensions[key], value)}
-        if inside and inside not in found:
-            found.append(inside)
-    return found
-
-
-def _prior(job: JobSpec, dimensions: Mapping[str, Dimension], own: Values) -> list[Values]:
-    """Return the job's values under the other method with its rate moved, or under the method's usual rate."""
-    if RATE not in dimensions:
-        return []
-    methods = dimensions.get(METHOD)
-    if isinstance(methods, Choice):
-        others: list[Method] = [_method(str(option)) for option in methods.options if option != job.train.method]
-        rate, before = job.train.learning_rate, job.train.method
-        return [own | {METHOD: after, RATE: moved_rate(rate, before, after)} for after in others]
-    usual = LEARNING_RATES[job.train.method]
-    if isclose(usual, job.train.learning_rate) or not _inside(dimensions[RATE], usual):
-        return []
-    return [own | {RATE: usual}]
-
-
-def _inside(found: Dimension, value: JsonValue) -> bool:
+def inside(found: Dimension, value: JsonValue) -> bool:
+    """Return whether a dimension holds a value."""
     if isinstance(found, Choice):
         return any(type(option) is type(value) and option == value for option in found.options)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -195,5 +159,6 @@ def _inside(found: Dimension, value: JsonValue) -> bool:
     return found.low <= value <= found.high
 
 
-def _method(name: str) -> Method:
+def method_named(name: str) -> Method:
+    """Return the method of a name, which is one."""
     return next(method for method in LEARNING_RATES if method == name)

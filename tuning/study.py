@@ -24,19 +24,20 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from tuning.judge import PROGRESS, VALUE
-from tuning.space import grid, points, suggestions, unpacked, warm_starts
+from tuning.space import grid, points, suggestions, unpacked
 from tuning.trials import TRIALS, Assigned
 
 if TYPE_CHECKING:
     from cluster.session import Settings
     from cluster.spec import JobSpec
+    from tuning.warm_start import Points
 
-STARTUP_TRIALS = 5
+STARTUP_TRIALS = 3
 """Trials before TPE models anything, warm starts among them; Optuna's 10 would be most of a small sweep."""
 CONVERGED_AFTER = 12
 REPETITIONS = 5
 """How often a sampler may suggest what was tried before chance takes its place."""
-SUPERSEDED, DIRECTORY = "superseded", "directory"
+SUPERSEDED, DIRECTORY, WARM_START = "superseded", "directory", "warm_start"
 AGAINST = "against"
 
 
@@ -102,14 +103,6 @@ def sampler_of(job: JobSpec, num_tried: int) -> BaseSampler:
         return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True)
 
 
-def queue_warm_starts(study: optuna.Study, job: JobSpec) -> None:
-    """Let the job's own values and the prior be tried first; a grid has them where they lie on it."""
-    assert job.sweep is not None, "a job with a sweep block"
-    if job.sweep.search != "grid" and not study.get_trials(deepcopy=False):
-        for point in warm_starts(job)[: job.sweep.trials]:
-            study.enqueue_trial(point)
-
-
 def take_back(study: optuna.Study) -> list[int]:
     """Queue again what nobody is running any more, and return the numbers of those trials (at a resume)."""
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -137,7 +130,11 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def has_converged(study: optuna.Study) -> bool:
-    """Return whether Optuna expects no further gain (Ishibashi et al. 2023, arXiv 2301.12290, in its EMMR form)."""
+    """Return whether Optuna expects no further gain (Ishibashi et al. 2023, arXiv 2301.12290, in its EMMR form).
+
+    Optuna 6 takes its terminator out (optuna#6668), which is one reason why pyproject.toml stays below it; OptunaHub
+    holds the same classes as `callbacks/terminator` (optunahub-registry#386).
+    """
     with _experimental():
         from optuna.terminator import EMMREvaluator, MedianErrorEvaluator, Terminator
 
@@ -146,13 +143,17 @@ def has_converged(study: optuna.Study) -> bool:
         return Terminator(improvement, error, min_n_trials=CONVERGED_AFTER).should_terminate(study)
 
 
-def next_trial(study: optuna.Study, job: JobSpec, suggest: Callable[[optuna.Trial], None]) -> optuna.Trial:
+def next_trial(
+    study: optuna.Study, job: JobSpec, suggest: Callable[[optuna.Trial], None], starts: Points
+) -> optuna.Trial:
     """Return a trial of values that were not tried; of a space of choices one by chance, where the sampler has none.
 
-    A training is a function of its values, so what was tried before would only cost its time again.
+    A training is a function of its values, so what was tried before would only cost its time again. Warm starts
+    (``starts``, by place) are given out when it is their turn.
     """
     counts = [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get(SUPERSEDED)]
     tried = [trial.params for trial in counts if trial.state != TrialState.WAITING]
+    _queue_due(study, starts, len(tried))
     for _ in range(REPETITIONS):
         trial = study.ask()
         suggest(trial)
@@ -165,6 +166,14 @@ def next_trial(study: optuna.Study, job: JobSpec, suggest: Callable[[optuna.Tria
     trial = study.ask()
     suggest(trial)
     return trial
+
+
+def _queue_due(study: optuna.Study, starts: Points, place: int) -> None:
+    """Queue the warm starts whose place has come, each once in the life of the study."""
+    queued = {trial.user_attrs.get(WARM_START) for trial in study.get_trials(deepcopy=False)}
+    for due, point in sorted(starts.items()):
+        if due <= place and due not in queued:
+            study.enqueue_trial(point, user_attrs={WARM_START: due})
 
 
 @dataclass(frozen=True)
@@ -184,7 +193,8 @@ class Ending:
 class StudySearch(OptunaSearch):
     """Ray Tune's Optuna search over a run's study, told what really became of each trial.
 
-    ``ending`` says that of a trial's last report, ``is_over`` whether no further trial shall begin.
+    ``ending`` says that of a trial's last report, ``is_over`` whether no further trial shall begin, ``starts`` what is
+    tried in which place without asking the sampler.
     """
 
     def __init__(
@@ -194,6 +204,7 @@ class StudySearch(OptunaSearch):
         mode: str,
         ending: Callable[[Assigned, Mapping[str, Any]], Ending | None],
         is_over: Callable[[], bool],
+        starts: Points,
     ) -> None:
         tried = len(study.get_trials(deepcopy=False))
         super().__init__(
@@ -208,6 +219,7 @@ class StudySearch(OptunaSearch):
         self._study, self._job, self._suggest = self._ot_study, job, suggestions(job)
         self._ending = ending
         self._is_over = is_over
+        self._starts = starts
         self._assigned: dict[str, Assigned] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | Any:
@@ -216,7 +228,7 @@ class StudySearch(OptunaSearch):
             return Searcher.FINISHED
         with warnings.catch_warnings():  # a Gaussian process thinks for more than a second, which is not the space
             warnings.filterwarnings("ignore", message="Define-by-run function")
-            trial = next_trial(self._study, self._job, self._suggest)
+            trial = next_trial(self._study, self._job, self._suggest, self._starts)
         self._ot_trials[trial_id] = trial
         frozen = trial.study._storage.get_trial(trial._trial_id)  # pyright: ignore[reportPrivateUsage]
         self._assigned[trial_id] = Assigned(directory_of(frozen), trial.number, trial.params, None)

@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 from cluster.errors import JobFileError, RunFailed, RunStopped
 from cluster.jobfile import derived_job
 from cluster.pipeline import SEARCHED
-from cluster.runs import clear_stop, stop_requested
+from cluster.places import local_directory
+from cluster.runs import stop_requested
 from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
 from trainers.loop import steps_between
@@ -34,17 +35,18 @@ from tuning.study import (
     directory_of,
     has_converged,
     open_study,
-    queue_warm_starts,
     take_back,
 )
 from tuning.trials import TRIALS, TrialRecord, best_trials, read_trials
 from tuning.tuner import drive
+from tuning.warm_start import EXPONENTS, Base, warm_starts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import optuna
     from pydantic import JsonValue
+    from transformers import PreTrainedConfig
 
     from cluster.pipeline import RunContext
     from cluster.progress import Progress
@@ -112,10 +114,8 @@ def run(ctx: RunContext) -> None:
 
     Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
     """
-    clear_stop(ctx.store, ctx.run)
     arena = arena_of(ctx, ctx.job.of_trials())
     with open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by)) as study:
-        queue_warm_starts(study, ctx.job)
         take_back(study)
         missing = wanted(ctx.job) - len(counted(study))
         ended = _search(ctx, arena, study, missing) if missing > 0 else ENDED_BY[""]
@@ -165,9 +165,18 @@ def _prepared(ctx: RunContext, jobs: list[JobSpec]) -> Iterator[tuple[str, str]]
 
 
 def _vocabulary(base: str) -> int:
+    return int(_text_config(base).vocab_size)
+
+
+def _base(base: str) -> Base | None:
+    config = _text_config(base)
+    return Base(config.model_type, int(config.hidden_size)) if config.model_type in EXPONENTS else None
+
+
+def _text_config(base: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
-    return int(AutoConfig.from_pretrained(base, trust_remote_code=False).get_text_config().vocab_size)
+    return AutoConfig.from_pretrained(local_directory(base), trust_remote_code=False).get_text_config()
 
 
 def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:
@@ -185,12 +194,15 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
             return traded_ending(record, worst, driver.most_paid())
         return study_ending(record, worst)
 
-    def is_over() -> bool:
-        if sweep.until_converged and not driver.is_over() and has_converged(study):
-            driver.end("converged")
-        return driver.is_over()
-
-    searcher = StudySearch(study, job, mode, lambda assigned, result: ending(driver.ended(assigned, result)), is_over)
+    starts = warm_starts(job, _base(job.base))
+    searcher = StudySearch(
+        study,
+        job,
+        mode,
+        ending=lambda assigned, result: ending(driver.ended(assigned, result)),
+        is_over=lambda: is_over(driver, study, sweep),
+        starts=starts,
+    )
     pruned = "none pruned" if sweep.prune == "none" else f"pruned by {sweep.prune}"
     how = f"{arena.at_once} at once, by {sweep.search}, {pruned}"
     ctx.progress.say(f"search: {missing} of {wanted(job)} trials, {how}")
@@ -199,6 +211,13 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
         ctx.progress.say("search: trials are scored at their end only, so none can be pruned: lower train.eval_every")
     drive(driver, searcher, judge, missing)
     return ENDED_BY[driver.why_over]
+
+
+def is_over(driver: Driver, study: optuna.Study, sweep: SweepSpec) -> bool:
+    """Return whether no further trial shall begin, which may be because the study has converged."""
+    if sweep.until_converged and not driver.is_over() and has_converged(study):
+        driver.end("converged")
+    return driver.is_over()
 
 
 def study_ending(record: TrialRecord, worst: float) -> Ending | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tuning.trials import TrialRecord
 
 MOST_LINES = 16
+MOST_CAUSES, MOST_LETTERS = 3, 18
 STATES = {"complete": "done", "pruned": "pruned", "diverged": "diverged", "failed": "failed", "trains": "trains"}
 Facts = tuple[str, Sequence[int]]
 """The metric's name, and the progress of each rung."""
@@ -34,15 +35,34 @@ class Live:
 def table_lines(
     trials: Sequence[TrialRecord], live: Sequence[Live], facts: Facts, total: int, left_s: float | None
 ) -> list[str]:
-    """Return the newest trials as a table, and below it the best so far and the time left."""
+    """Return the newest trials as a table, and below it causes of failures, the best so far and the time left.
+
+    A key has a column of its own, after what changes while a trial trains: a narrow terminal cuts lines at their end.
+    """
     metric, rungs = facts
     pays = next((name for trial in trials for name in trial.against), None)
-    shown = [_row(trial.name, trial.values, trial, trial.state, trial.why, rungs, pays) for trial in trials]
-    shown += [_row(it.assigned.name, it.assigned.values, it, "trains", "", rungs, pays) for it in live]
-    shown = shown[-MOST_LINES:]
-    head = ["trial", "values", *(["rung"] if rungs else []), "done", metric, *([pays] if pays else []), "state"]
-    lines = columns([head, *shown]) if shown else []
+    shown = [*trials, *live][-MOST_LINES:]
+    keys = list(dict.fromkeys(key for it in shown for key in _values(it)))
+    head = ["trial", "state", metric, *([pays] if pays else []), *(["rung"] if rungs else []), "done"]
+    rows = [[*_row(it, rungs, pays), *_cells(_values(it), keys)] for it in shown]
+    lines = columns([[*head, *(key.removeprefix("train.") for key in keys)], *rows]) if rows else []
+    failed = [trial for trial in trials if trial.why and trial in shown][-MOST_CAUSES:]
+    lines += [f"  {_name(trial.name)} {STATES[trial.state]}: {trial.why}" for trial in failed]
     return [*lines, f"  {_summary(trials, facts, total, left_s)}"]
+
+
+def _values(it: TrialRecord | Live) -> Mapping[str, Any]:
+    return it.assigned.values if isinstance(it, Live) else it.values
+
+
+def _cells(values: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """Return a trial's values by key, the ends of long ones; a key that does not apply to it stays empty."""
+    texts = (number_text(values[key]) if key in values else "" for key in keys)
+    return [text if len(text) <= MOST_LETTERS else f"…{text[1 - MOST_LETTERS :]}" for text in texts]
+
+
+def _name(name: str) -> str:
+    return name.partition("/")[2]
 
 
 def trial_line(trial: TrialRecord, facts: Facts) -> str:
@@ -67,22 +87,12 @@ def _summary(trials: Sequence[TrialRecord], facts: Facts, total: int, left_s: fl
     return ", ".join(parts)
 
 
-def _row(
-    name: str,
-    values: Mapping[str, Any],
-    seen: TrialRecord | Live,
-    state: str,
-    why: str,
-    rungs: Sequence[int],
-    pays: str | None,
-) -> list[str]:
-    rung = [f"{rungs_passed(seen.progress, rungs)}/{len(rungs)}"] if rungs else []
-    shown = ["" if seen.value is None else f"{seen.value:.4f}"]
-    if pays is not None:
-        against = {} if isinstance(seen, Live) else seen.against
-        shown.append(number_text(against.get(pays, "")))
-    said = STATES[state] + (f": {why[:40]}" if why else "")
-    return [name.partition("/")[2], values_text(values), *rung, f"{seen.progress / FULL:.0%}", *shown, said]
+def _row(it: TrialRecord | Live, rungs: Sequence[int], pays: str | None) -> list[str]:
+    name, state, against = (it.assigned.name, "trains", {}) if isinstance(it, Live) else (it.name, it.state, it.against)
+    paid = [number_text(against.get(pays, ""))] if pays is not None else []
+    rung = [f"{rungs_passed(it.progress, rungs)}/{len(rungs)}"] if rungs else []
+    value = "" if it.value is None else f"{it.value:.4f}"
+    return [_name(name), STATES[state], value, *paid, *rung, f"{it.progress / FULL:.0%}"]
 
 
 def values_text(values: Mapping[str, Any]) -> str:

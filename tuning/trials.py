@@ -6,11 +6,8 @@ curve, its best weights while they may still win, and ``trial.json``.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, JsonValue
@@ -18,7 +15,8 @@ from pydantic import Field, JsonValue
 from cluster.records import Metrics, Record, TrainedWeights
 from cluster.runs import RUNS
 from cluster.store import Store
-from trainers.recorder import HISTORY
+from trainers.checkpoint import drop_checkpoints
+from trainers.recorder import read_growing
 from tuning.space import Plain
 
 TRIALS, FINALS = "trials", "finals"
@@ -73,18 +71,14 @@ def read_trials(store: Store, run: str, kind: str = TRIALS) -> list[TrialRecord]
     return sorted(found, key=lambda record: (record.number, record.seed))
 
 
-def trial_directory(store: Store, run: str, name: str) -> Path:
-    """Return the directory of a trial, which all workers must see."""
-    return Path(store.path(RUNS, run, name))
+def trial_place(store: Store, run: str, name: str) -> str:
+    """Return where a trial lies, as any node opens it: a directory that all workers see, or a URL."""
+    return store.path(RUNS, run, name)
 
 
 def trial_history(store: Store, run: str, name: str) -> list[dict[str, float]]:
     """Return a trial's curve; whole lines only, since the trial may have been killed."""
-    path = trial_directory(store, run, name) / HISTORY
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_growing(trial_place(store, run, name))
 
 
 def best_trials(trials: Sequence[TrialRecord], mode: str, most: int, states: Sequence[State]) -> list[TrialRecord]:
@@ -97,9 +91,4 @@ def best_trials(trials: Sequence[TrialRecord], mode: str, most: int, states: Seq
 def drop_weights(store: Store, run: str, kept: Sequence[str], ended: Sequence[TrialRecord]) -> None:
     """Remove weights and checkpoints of trials that have ended and are not kept; curves and records stay."""
     for trial in ended:
-        directory = trial_directory(store, run, trial.name)
-        parts = [*directory.glob("step-*"), directory / ".aside"]
-        if trial.name not in kept:
-            parts += directory.glob("best-*")
-        for part in parts:
-            shutil.rmtree(part, ignore_errors=True)
+        drop_checkpoints(trial_place(store, run, trial.name), weights=trial.name not in kept)

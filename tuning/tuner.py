@@ -11,6 +11,7 @@ import shutil
 import threading
 import uuid
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -18,7 +19,7 @@ from ray import tune
 from cluster.runs import request_stop
 from cluster.session import environment
 from cluster.stopping import stop_on_signal
-from trainers.train import in_thread
+from trainers.train import in_thread, ray_directory
 from tuning.driver import Driver
 from tuning.judge import Judge
 from tuning.objective import Arena, run_trial
@@ -77,14 +78,14 @@ def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None
     with environment(QUIET_TUNE), stop_on_signal(partial(_ask_to_stop, ctx)):
         watcher.start()
         try:
-            tuner = _tuner(driver, arena, searcher, judge, trials, attempt, ctx.store.path("ray"))
+            tuner = _tuner(driver, arena, searcher, judge, trials, attempt, ray_directory(ctx.store))
             in_thread(tuner.fit)
         finally:
             stop.set()
             watcher.join()
             driver.show(at_once=True)
             ctx.progress.close()
-            shutil.rmtree(ctx.store.path("ray", attempt), ignore_errors=True)
+            shutil.rmtree(Path(ray_directory(ctx.store), attempt), ignore_errors=True)
 
 
 def _tuner(

@@ -1,4 +1,4 @@
-"""What every store promises: on a local directory, an object store, and a remote with real directories (in memory)."""
+"""What every store promises: on a local directory, an S3 server, and in memory as buckets and as real directories."""
 
 from __future__ import annotations
 
@@ -59,14 +59,24 @@ class DirectoryFileSystem(MemoryFileSystem):
 fsspec.register_implementation("directories", DirectoryFileSystem)
 
 
-@pytest.fixture(params=["local", "memory", "directories"])
+@pytest.fixture(params=["local", "memory", "directories", "s3"])
 def store(request, tmp_path):
-    root = str(tmp_path / "home") if request.param == "local" else f"{request.param}://{uuid.uuid4().hex}/home"
+    if request.param == "local":
+        root = str(tmp_path / "home")
+    elif request.param == "s3":
+        root = request.getfixturevalue("s3").new_bucket()
+    else:
+        root = f"{request.param}://{uuid.uuid4().hex}/home"
     return Store(root, cache=tmp_path / "cache")
 
 
+def elsewhere(store, tmp_path):
+    """The same store as another node sees it, which has read nothing of it yet."""
+    return Store(store.root, cache=tmp_path / "cache elsewhere")
+
+
 def fs_of(store):
-    return fsspec.core.url_to_fs(store.root)
+    return fsspec.core.url_to_fs(store.root, use_listings_cache=False)
 
 
 def write(store, *parts, files):
@@ -160,19 +170,43 @@ def test_a_missing_artifact_is_not_called_incomplete(store):
 
 
 @pytest.mark.parametrize("damage", [b"{}x", b"[]"])
-def test_a_changed_file_is_named(store, damage):
+def test_a_changed_file_is_named(store, tmp_path, damage):
     write(store, "a", files=FILES)
     overwrite(store, damage, "a", "deep/er/config.json")
     with pytest.raises(StoreError, match=r"deep/er/config\.json is damaged"):
-        store.reading("a")
+        elsewhere(store, tmp_path).reading("a")
 
 
-def test_a_missing_file_is_named(store):
+def test_a_missing_file_is_named(store, tmp_path):
     write(store, "a", files=FILES)
     fs, base = fs_of(store)
     fs.rm_file(f"{base}/a/empty")
     with pytest.raises(StoreError, match="empty is missing"):
-        store.reading("a")
+        elsewhere(store, tmp_path).reading("a")
+
+
+def test_another_node_reads_the_same_bytes(store, tmp_path):
+    write(store, "a", files=FILES)
+    got = files_in(elsewhere(store, tmp_path).reading("a"))
+    got.pop("manifest.json", None)
+    assert got == FILES
+
+
+def test_a_damaged_copy_on_a_node_is_fetched_again(store, tmp_path):
+    write(store, "a", files=FILES)
+    node = elsewhere(store, tmp_path)
+    if node.is_local:  # it has no copies
+        return
+    (node.reading("a") / "deep/er/config.json").write_text("{ }")
+    assert (node.reading("a") / "deep/er/config.json").read_text() == "{}"
+
+
+def test_a_file_is_copied_and_replaced_whole(store, tmp_path):
+    for content in (b"first" * 1000, b"second"):
+        (tmp_path / "source").write_bytes(content)
+        store.put_file(tmp_path / "source", "runs", "r", "history.jsonl")
+        assert store.get_text("runs", "r", "history.jsonl").encode() == content
+    assert store.list("runs", "r") == ["history.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from cluster.session import Settings
 from tests.studies import RUN, TRADED, Opened, job, opening, search
 from tuning.judge import PROGRESS, VALUE
-from tuning.study import Ending, counted, queue_warm_starts, take_back
+from tuning.study import Ending, counted, take_back
 
 
 @pytest.fixture
@@ -29,20 +29,26 @@ def elsewhere(settings: Settings) -> Iterator[optuna.storages.RDBStorage]:
     storage.engine.dispose()
 
 
-def test_the_jobs_own_values_come_first_and_only_once(opened: Opened) -> None:
-    study = opened(job())
-    queue_warm_starts(study, job())
-    queue_warm_starts(opened(job()), job())
-    searcher = search(study, job())
-    first, second = searcher.suggest("one"), searcher.suggest("two")
-    assert first == {
-        "name": "trials/0",
-        "number": 0,
-        "values": {"train.learning_rate": 1e-3, "train.batch_size": 16},
-        "seed": None,
-    }
-    assert second["values"] == {"train.learning_rate": 2e-5, "train.batch_size": 16}, "the usual rate of the method"
-    assert searcher.suggest("three")["values"] not in (first["values"], second["values"])
+STARTS = {
+    0: {"train.learning_rate": 2e-5, "train.batch_size": 16},
+    2: {"train.learning_rate": 1e-3, "train.batch_size": 16},
+}
+
+
+def test_warm_starts_are_tried_in_their_places_and_only_once(opened: Opened) -> None:
+    searcher = search(opened(job()), job(), starts=STARTS)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    assert first == {"name": "trials/0", "number": 0, "values": STARTS[0], "seed": None}
+    assert second["values"] not in STARTS.values(), "the search's own"
+    searcher.on_trial_complete("a", {})
+    del searcher  # killed: b was running
+    again = opened(job())
+    assert take_back(again) == [1]
+    searcher = search(again, job(), starts=STARTS)
+    assert searcher.suggest("b again")["values"] == second["values"]
+    assert searcher.suggest("c")["values"] == STARTS[2]
+    searcher = search(opened(job()), job(), starts=STARTS)
+    assert searcher.suggest("d")["values"] not in (*STARTS.values(), second["values"])
 
 
 def test_after_a_kill_what_was_running_is_queued_again_in_its_own_directory(opened: Opened) -> None:

@@ -10,16 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.ports import free_port
+from cluster.local_cluster import local_cluster
 from tests.faults.conftest import EVERY, LAYOUT_TOLERANCE, Command, Job, Recovery
-from tests.faults.ray_nodes import ray_nodes
+from tests.faults.ray_nodes import drain
 
 ELASTIC = "cluster.workers={min: 1, max: 2, grow_every_s: 5}"
-
-
-@pytest.fixture
-def port() -> int:
-    return free_port()
 
 
 def losses(command: Command) -> list[float]:
@@ -32,9 +27,9 @@ def losses(command: Command) -> list[float]:
 
 @pytest.mark.slow
 def test_a_lost_node_leaves_the_run_to_fewer_workers_with_the_same_result(
-    job: Job, unbroken: dict[str, Tensor], recovery: Recovery, port: int, tmp_path: Path
+    job: Job, unbroken: dict[str, Tensor], recovery: Recovery, tmp_path: Path
 ) -> None:
-    with ray_nodes(tmp_path, port, [1, 1]) as nodes:
+    with local_cluster(tmp_path, [1, 1], with_dashboard=False) as nodes:
         command = job.start("node", "--set", ELASTIC, **nodes.variables)
         step = command.until(lambda: command.step() if command.step() > 2 * EVERY else 0)
         recovery.begins()
@@ -48,11 +43,11 @@ def test_a_lost_node_leaves_the_run_to_fewer_workers_with_the_same_result(
 
 
 @pytest.mark.slow
-def test_a_run_grows_when_a_node_joins(job: Job, port: int, tmp_path: Path) -> None:
+def test_a_run_grows_when_a_node_joins(job: Job, tmp_path: Path) -> None:
     longer = ["--set", "train.epochs=120"]
     alone = job.start("alone", *longer, "--set", "cluster.workers=1")
     assert alone.ends(timeout_s=400) == 0, alone.said
-    with ray_nodes(tmp_path, port, [1]) as nodes:
+    with local_cluster(tmp_path, [1], with_dashboard=False) as nodes:
         command = job.start("grows", *longer, "--set", ELASTIC, **nodes.variables)
         command.until(lambda: command.step() > EVERY)
         nodes.start(1)
@@ -62,12 +57,12 @@ def test_a_run_grows_when_a_node_joins(job: Job, port: int, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_notice_that_a_node_will_go_is_answered_with_a_checkpoint(job: Job, port: int, tmp_path: Path) -> None:
+def test_a_notice_that_a_node_will_go_is_answered_with_a_checkpoint(job: Job, tmp_path: Path) -> None:
     seldom = ["--set", "train.checkpoint={every: 5000, keep: 1}", "--set", "train.epochs=120", "--set", ELASTIC]
-    with ray_nodes(tmp_path, port, [1, 1]) as nodes:
+    with local_cluster(tmp_path, [1, 1], with_dashboard=False) as nodes:
         command = job.start("drained", *seldom, **nodes.variables)
         command.until(lambda: command.step() > EVERY)
-        nodes.drain(2, 3600)
+        drain(nodes, 2, 3600)
         folder = command.home / "runs" / command.run / "checkpoints"
         command.until(lambda: any(folder.glob("step-*")))
         nodes.kill(2)

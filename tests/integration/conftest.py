@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from cluster.session import ray_session
+from tests.s3 import S3Server
 from tests.tiny import ticket_rows, write_base, write_jsonl
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(s3: S3Server) -> Iterator[None]:
+    """Workers find the S3 server by the environment that Ray was started in."""
     with ray_session(num_cpus=2):
         yield
 

@@ -116,8 +116,11 @@ def test_the_best_checkpoint_can_be_chosen_by_a_generated_metric(
     tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = job_file(tmp_path, tiny_base, tickets, epochs=2, best_by="accuracy", eval_every=1.0)
-    code, result, _ = run_json(capsys, "train", str(job))
+    job.write_text(job.read_text() + "sweep: {space: {train.dropout: [0.0, 0.1]}}\n")
+    code, result, said = run_json(capsys, "train", str(job))
     assert code == 0
+    assert "study" not in result, "one training, although the job has a sweep block"
+    assert "hone sweep" in said
     assert 0 <= result["metrics"]["validation"]["accuracy"] <= 1
 
 

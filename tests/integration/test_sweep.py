@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 import ray
 from mlflow import MlflowClient
@@ -25,7 +27,12 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 TRAIN_KEYS = {"run", "release", "version", "steps", "examples", "metrics", "intervals", "throughput", "gate"}
 SPACE = {"train.learning_rate": "loguniform(1e-5, 1e-2)", "train.batch_size": "choice(16, 32)"}
+PRIOR = 5e-5 * (2000 / 48) ** 0.781
+"""The published learning rate of full tuning for a Llama as wide as the tiny base."""
+CLEAR = {"train.learning_rate": [3e-3, 1e-5, 2e-5, 4e-5], "train.batch_size": [16]}
+"""A space in which nobody keeps up with the job's own values, whatever the order of the reports."""
 SETTLES_S = 20
+ACTORS = ("ray::ImplicitFunc", "ray::RayTrainWorker", "ray::TrainController")
 
 
 @pytest.fixture
@@ -36,15 +43,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def everything_returned() -> Iterator[None]:
-    """After a test every processor is free again, and no actor and no placement group is left."""
+    """After a test every processor is free again, and no actor, no process of one and no placement group is left."""
     before = set(placement_group_table())
     yield
     deadline = time.monotonic() + SETTLES_S
-    while ray.available_resources().get("CPU", 0) < 2:
-        assert time.monotonic() < deadline, ray.available_resources()
+    while ray.available_resources().get("CPU", 0) < 2 or actor_processes():
+        assert time.monotonic() < deadline, (ray.available_resources(), actor_processes())
         time.sleep(0.2)
     left = {name: group for name, group in placement_group_table().items() if name not in before}
     assert {group["state"] for group in left.values()} <= {"REMOVED"}
+
+
+def actor_processes() -> list[str]:
+    """What Ray's processes that run an actor call themselves: trials, worker groups and their controllers."""
+    found: list[str] = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            found.append(" ".join(process.cmdline()))
+    return [line for line in found if line.startswith(ACTORS)]
 
 
 def job_file(directory: Path, base: Path, data: Path, sweep: dict[str, Any], workers: int = 1, **train: Any) -> Path:
@@ -74,11 +90,12 @@ def swept(capsys: pytest.CaptureFixture[str], job: Path, *arguments: str) -> tup
 def test_a_sweep_prunes_and_its_best_trial_is_released(
     tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, result, err = swept(capsys, job_file(tmp_path, tiny_base, tickets, {"finalists": 1, "grace": 0.2}))
+    job = job_file(tmp_path, tiny_base, tickets, {"finalists": 1, "grace": 0.2, "space": CLEAR})
+    code, result, err = swept(capsys, job)
     assert code == 0, err
     assert set(result) == TRAIN_KEYS | {"study", "trials", "pruned", "failed", "best"}
     assert (result["study"], result["trials"], result["failed"]) == (result["run"], 4, 0)
-    assert result["pruned"] >= 1, "the usual rate of full tuning, 2e-5, cannot keep up with 3e-3"
+    assert result["pruned"] >= 1, "2e-5 cannot keep up with 3e-3"
     assert set(result["best"]["params"]) == set(SPACE)
     assert result["version"] == "tickets@1"
     run = home / "runs" / result["run"]
@@ -101,7 +118,7 @@ def study_agrees(home: Path, result: dict[str, Any]) -> None:
     study = optuna.load_study(study_name=result["study"], storage=f"sqlite:///{home}/optuna.db")
     states = [trial.state.name for trial in study.trials]
     assert (len(states), states.count("PRUNED")) == (4, result["pruned"])
-    assert study.trials[0].params == {"train.learning_rate": 3e-3, "train.batch_size": 16}, "the job's own values"
+    assert study.trials[0].params == {"train.learning_rate": 3e-3, "train.batch_size": 16}, "the prior is the job's own"
     assert study.best_value == result["best"]["value"]
 
 
@@ -118,7 +135,7 @@ def children_are_tracked(home: Path, result: dict[str, Any]) -> None:
         assert "validation_loss" in child.data.metrics
 
 
-def test_finalists_are_trained_with_other_seeds_and_the_job_without_a_sweep_still_trains(
+def test_finalists_are_trained_with_other_seeds(
     tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = job_file(tmp_path, tiny_base, tickets, {"finalists": 2, "seeds": 2, "trials": 3, "prune": "none"}, epochs=2)
@@ -129,22 +146,25 @@ def test_finalists_are_trained_with_other_seeds_and_the_job_without_a_sweep_stil
     assert {(record["number"], record["seed"]) for record in finals["runs"]} == {
         (number, seed) for number in {record["number"] for record in finals["runs"]} for seed in (1, 2)
     }
-    assert 0 in {record["number"] for record in finals["runs"]}, "the job's own values are compared with"
+    study = optuna.load_study(study_name=result["study"], storage=f"sqlite:///{home}/optuna.db")
+    assert study.trials[0].params == {"train.learning_rate": pytest.approx(PRIOR), "train.batch_size": 16}
+    assert study.trials[2].params == {"train.learning_rate": 3e-3, "train.batch_size": 16}, "the job's own values"
+    assert finals["own"] == 2
+    assert 2 in {record["number"] for record in finals["runs"]}, "they are compared with"
     means: dict[int, list[float]] = {}
     for record in finals["runs"]:
         means.setdefault(record["number"], []).append(record["value"])
     assert finals["winner"] == min(means, key=lambda number: sum(means[number]))
     assert load_job(run / "winner.yaml").train.seed in (1, 2)
     assert "Finals" in (run / "sweep.html").read_text()
-    code = main(["train", str(job), "--json"])
-    assert code in (0, 3)
-    assert "study" not in json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_trials_of_two_workers_fill_the_cluster_to_the_last_processor_and_end(
     tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = job_file(tmp_path, tiny_base, tickets, {"finalists": 1, "trials": 3, "grace": 0.2}, workers=2, zero_stage=2)
+    """Without a dashboard; with one: tests/faults/test_sweep_faults.py."""
+    sweep = {"finalists": 1, "trials": 3, "grace": 0.2, "reduction": 2, "space": CLEAR}
+    job = job_file(tmp_path, tiny_base, tickets, sweep, workers=2, zero_stage=2, epochs=2)
     code, result, err = swept(capsys, job)
     assert code == 0, err
     assert result["trials"] == 3

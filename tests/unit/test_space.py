@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import JobFileError
 from cluster.spec import ClusterSpec, JobSpec
-from tuning.space import grid, moved_rate, own_point, own_values, packed, suggestions, trial_job, unpacked, warm_starts
+from tuning.space import grid, moved_rate, own_values, packed, suggestions, trial_job, unpacked
 
 
 def job(space: dict[str, Any], sweep: dict[str, Any] | None = None, **train: Any) -> JobSpec:
@@ -97,35 +97,11 @@ def test_values_that_only_together_are_wrong_are_an_error_that_names_them() -> N
     assert "offload all needs ZeRO stage 3" in str(error.value)
 
 
-def test_the_first_trial_has_the_jobs_own_values() -> None:
+def test_the_jobs_own_values_stand_for_the_job_itself() -> None:
     space = {"train.learning_rate": "loguniform(1e-5, 1e-2)", "train.batch_size": "choice(16, 32)"}
     of = job(space, method="full", learning_rate=1e-3, batch_size=32)
-    assert warm_starts(of)[0] == own_values(of) == {"train.learning_rate": 1e-3, "train.batch_size": 32}
+    assert own_values(of) == {"train.learning_rate": 1e-3, "train.batch_size": 32}
     assert trial_job(of, own_values(of)) == of.model_copy(update={"sweep": None})
-
-
-def test_a_value_outside_the_space_is_left_to_the_search() -> None:
-    space = {"train.learning_rate": "loguniform(1e-4, 1e-3)", "train.batch_size": "choice(16, 64)"}
-    of = job(space, method="full", learning_rate=5e-4, batch_size=32)
-    assert warm_starts(of) == [{"train.learning_rate": 5e-4}]
-    assert own_point(of) is None
-
-
-def test_the_prior_under_another_method_has_ten_times_the_rate() -> None:
-    space = {"train.method": "choice(full, lora)", "train.learning_rate": "loguniform(1e-6, 1e-1)"}
-    own, prior = warm_starts(job(space, method="full", learning_rate=1e-4))
-    assert own == {"train.method": "full", "train.learning_rate": 1e-4}
-    assert prior["train.method"] == "lora"
-    assert prior["train.learning_rate"] == pytest.approx(1e-3)
-    own, prior = warm_starts(job(space, method="lora", learning_rate=1e-3))
-    assert prior == {"train.method": "full", "train.learning_rate": pytest.approx(1e-4)}
-
-
-def test_the_prior_under_one_method_is_its_usual_rate_where_the_space_holds_it() -> None:
-    space = {"train.learning_rate": "loguniform(1e-5, 1e-2)"}
-    assert warm_starts(job(space, method="lora", learning_rate=5e-3))[1:] == [{"train.learning_rate": 2e-4}]
-    assert len(warm_starts(job(space, method="lora"))) == 1
-    assert len(warm_starts(job({"train.learning_rate": "loguniform(1e-3, 1e-2)"}, learning_rate=2e-3))) == 1
 
 
 def test_a_rate_that_was_not_swept_moves_with_the_method() -> None:

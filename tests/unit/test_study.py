@@ -21,10 +21,10 @@ from tuning.study import (
     counted,
     directory_of,
     has_converged,
-    queue_warm_starts,
     sampler_of,
 )
 from tuning.sweep import wanted
+from tuning.warm_start import warm_starts
 
 
 @pytest.fixture
@@ -38,8 +38,7 @@ def test_every_point_of_a_space_of_choices_is_tried_once(opened: Opened) -> None
     of = job(space=space, trials=20)
     assert wanted(of) == 6, "a rank means nothing under full tuning"
     study = opened(of)
-    queue_warm_starts(study, of)
-    searcher = search(study, of)
+    searcher = search(study, of, starts=warm_starts(of))
     tried = [json.dumps(searcher.suggest(str(number))["values"], sort_keys=True) for number in range(3)]
     for number in range(3):
         searcher.on_trial_complete(str(number), {})
@@ -50,7 +49,7 @@ def test_every_point_of_a_space_of_choices_is_tried_once(opened: Opened) -> None
 
 def test_a_searcher_whose_search_is_over_suggests_nothing(opened: Opened) -> None:
     study = opened(job())
-    searcher = StudySearch(study, job(), "min", lambda _, __: None, lambda: True)
+    searcher = StudySearch(study, job(), "min", lambda _, __: None, lambda: True, {})
     assert searcher.suggest("a") == Searcher.FINISHED
     assert study.trials == []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.sweep_spec import Dimension, Range
+from cluster.sweep_spec import Dimension, Integers, Range
 from tests.finished_sweeps import RATE, TRADED, finished_sweep, job, traded_trials, trial, trials
 from tests.page_outline import refuse_fetching_or_running
 from tuning.contest import Contender, decide
@@ -15,7 +15,7 @@ from tuning.finals import finalists, other_seeds, own_trial
 from tuning.importance import early_value, importances
 from tuning.outcome import compared
 from tuning.plots import Scale
-from tuning.report import sweep_page
+from tuning.report import best_so_far, sweep_page
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import Assigned, best_trials
 
@@ -50,11 +50,24 @@ def test_the_page_says_whether_the_winner_can_be_told_from_the_jobs_own_values(
 def test_the_table_names_each_trials_state_and_the_best_that_ran_its_full_budget() -> None:
     live = [Live(Assigned("trials/12", 12, {"train.learning_rate": 1e-4}, None), 0.0, progress=333, value=1.25)]
     lines = table_lines(trials(), live, ("loss", [150, 450]), 20, 90.0)
-    assert len(lines) == 1 + 13 + 1
-    assert re.search(r"^ +9 .* 2/2 +100% +0\.6000 +done$", lines[10])
-    assert re.search(r"^ +12 .*learning_rate=0.0001 .* 1/2 +33% +1\.2500 +trains$", lines[13])
+    assert lines[0].split()[:6] == ["trial", "state", "loss", "rung", "done", "learning_rate"]
+    assert re.search(r"^ +9 +done +0\.6000 +2/2 +100% ", lines[10])
+    assert re.search(r"^ +12 +trains +1\.2500 +1/2 +33% +0\.0001$", lines[13])
+    assert "  10 diverged: the loss became nan at step 3 of 600" in lines, "causes stand below the table"
     assert lines[-1].strip() == "12 of 20 trials, best loss 0.6000 (trials/9), about 1 min 30 s left"
     assert trial_line(trials()[10], ("loss", [])).endswith("17%  diverged: the loss became nan at step 3 of 600")
+
+
+def test_a_key_has_a_column_of_its_own_that_is_empty_where_it_does_not_apply() -> None:
+    some: list[dict[str, Any]] = [
+        {"base": f"/quite/a/long/way/to/{name}", "train.lora.rank": rank} for name, rank in (("x", 4), ("y", 8))
+    ]
+    live = [Live(Assigned(f"trials/{n}", n, values, None), 0.0) for n, values in enumerate([*some, {"base": "z"}])]
+    lines = table_lines([], live, ("loss", []), 3, None)
+    assert [len(line) for line in lines[:3]] == [len(lines[0])] * 3
+    assert lines[0].split() == ["trial", "state", "loss", "done", "base", "lora.rank"]
+    assert lines[1].split()[-2:] == ["…e/a/long/way/to/x", "4"]
+    assert lines[3].split()[-1] == "z"
 
 
 def test_under_a_tradeoff_the_page_shows_the_front_and_the_table_what_each_trial_pays() -> None:
@@ -69,7 +82,7 @@ def test_under_a_tradeoff_the_page_shows_the_front_and_the_table_what_each_trial
     assert "Its loss is 0.3 better than theirs" in text
     lines = table_lines(told, [], ("loss", []), 12, None)
     assert "latency_s" in lines[0]
-    assert re.search(r"^ +9 .* 100% +0\.6000 +0\.0019 +done$", lines[10])
+    assert re.search(r"^ +9 +done +0\.6000 +0\.0019 +100% ", lines[10])
     assert trial_line(told[9], ("loss", [])).endswith("loss 0.6000  latency_s 0.0019  done")
 
 
@@ -109,6 +122,24 @@ def test_importance_goes_to_the_key_that_decides() -> None:
     assert by_rate[RATE] > 0.8
     assert by_dropout["train.dropout"] > 0.8
     assert importances(found[:3], {0: 1.0, 1: 2.0, 2: 3.0}, space, "min") == {}
+
+
+def test_a_key_that_never_varied_has_no_importance() -> None:
+    found = [trial(n, 1.0 + n, **{"train.learning_rate": n / 10, "train.dropout": n % 3 / 10}) for n in range(10)]
+    values: dict[str, Dimension] = {
+        "train.learning_rate": Range(0.0, 1.0, log=False),
+        "train.dropout": Range(0.0, 1.0, log=False),
+        "train.lora.rank": Integers(4, 64),
+    }
+    assert set(importances(found, {t.number: t.value or 0.0 for t in found}, values, "min")) == {*values} - {
+        "train.lora.rank"
+    }
+
+
+def test_the_best_so_far_is_drawn_in_steps() -> None:
+    told = [trial(2, 0.5), trial(0, 0.9), trial(1, 0.1, "pruned"), trial(3, 0.7)]
+    assert best_so_far(told, is_lower=True) == [(0, 0.9), (0, 0.9), (2, 0.9), (2, 0.5), (3, 0.5), (3, 0.5)]
+    assert best_so_far(told, is_lower=False)[-1] == (3, 0.9)
 
 
 def test_trials_are_judged_early_by_what_they_had_at_the_first_rung() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,25 @@ def test_what_cannot_go_with_a_tradeoff_is_refused_at_its_line(tmp_path: Path, b
     with pytest.raises(JobFileError, match=why) as caught:
         load_job(path)
     assert caught.value.where == f"{path}:{line}"
+
+
+@pytest.mark.parametrize(
+    ("key", "expression", "why"),
+    [
+        ("train.learning_rat", "uniform(0, 1)", "did you mean train.learning_rate"),
+        ("train.batch_size", "int(0, 64)", "train.batch_size cannot be 0"),
+        ("train.dropout", "uniform(0.3, 0.1)", "LOW below HIGH"),
+    ],
+)
+def test_a_wrong_key_or_bound_of_the_space_is_refused_at_its_line(tmp_path: Path, key: str, expression: str, why: str):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "name: a\nbase: b\ndata: c.jsonl\nsweep:\n  trials: 3\n  space:\n    train.weight_decay: uniform(0, 0.1)\n"
+        f"    {key}: {expression}\n"
+    )
+    with pytest.raises(JobFileError, match=re.escape(why)) as caught:
+        load_job(path)
+    assert caught.value.where == f"{path}:8"
 
 
 def test_a_tradeoff_prunes_nobody_unless_asked_and_anything_else_halves():

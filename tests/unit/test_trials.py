@@ -8,6 +8,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -15,16 +16,18 @@ from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import StoreError
 from cluster.pipeline import RunContext
 from cluster.progress import Progress
+from cluster.records import Plan
 from cluster.session import Settings
+from cluster.spec import JobSpec
 from cluster.store import Store
 from tests.finished_runs import history, trained
 from tests.finished_sweeps import TRADED, job, trial
 from tuning.driver import Driver
 from tuning.judge import FULL, PROGRESS, VALUE
 from tuning.objective import RESULT, Arena, evaluations, progress_of
-from tuning.study import Ending
-from tuning.sweep import penalty, study_ending, traded_ending, variants
-from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_directory
+from tuning.study import CONVERGED_AFTER, Ending
+from tuning.sweep import ENDED_BY, is_over, penalty, study_ending, traded_ending, variants
+from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_place
 
 RUN = "router-20260101-000000-abcd"
 
@@ -68,7 +71,7 @@ def test_weights_stay_only_where_they_may_win_and_curves_always(tmp_path: Path) 
     store = Store(str(tmp_path))
     records = [trial(number, 1.0) for number in range(2)]
     for record in records:
-        directory = trial_directory(store, RUN, record.name)
+        directory = Path(trial_place(store, RUN, record.name))
         for part in ("best-00000010", "step-00000020", ".aside"):
             (directory / part).mkdir(parents=True)
         (directory / "history.jsonl").touch()
@@ -167,6 +170,45 @@ def test_a_search_whose_time_is_used_up_ends_with_what_it_has(tmp_path: Path) ->
     driver.started(assigned(0))
     driver.look()
     assert driver.why_over == "budget"
+    assert driver.arena.verdicts.read("trials/0") == "budget"
+
+
+def test_a_search_that_has_converged_begins_no_further_trial_and_lets_the_others_end(driver: Driver) -> None:
+    study, sweep = optuna.create_study(), driver.ctx.job.sweep
+    assert sweep is not None
+    asked = sweep.model_copy(update={"until_converged": True})
+    space: dict[str, Any] = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    driver.started(assigned(0))
+    for number in range(CONVERGED_AFTER - 1):
+        point = {"x": number / CONVERGED_AFTER}
+        study.add_trial(optuna.trial.create_trial(params=point, distributions=space, value=(point["x"] - 0.3) ** 2))
+    assert not is_over(driver, study, asked), "so few trials show nothing"
+    study.add_trials([study.best_trial] * 20)
+    assert not is_over(driver, study, sweep), "the job has to ask for it"
+    assert is_over(driver, study, asked)
+    assert ENDED_BY[driver.why_over] == "no better value was to be expected", "which the report says"
+    assert driver.arena.verdicts.read("trials/0") is None
+
+
+class Planned(RunContext):
+    """A run whose final trainings take four GPUs."""
+
+    def plan(self) -> Plan:
+        return Plan.model_construct(workers=4, gpus_per_worker=1.0)
+
+
+def test_a_search_whose_money_is_used_up_ends_and_pays_for_the_workers_that_trials_have(tmp_path: Path) -> None:
+    settings = Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+    priced = {"price_per_gpu_hour": 60.0}  # a minute of one GPU costs a dollar, and that is what each trial took
+    plain = job(workers=1).model_dump() | {"cluster": priced}
+    of = JobSpec.model_validate(plain | {"sweep": plain["sweep"] | {"max_cost": 2.5}})
+    ctx = Planned(RUN, of, settings, Store(str(tmp_path)), Untracked(), Progress(io.StringIO()))  # pyright: ignore
+    for number, why in ((1, ""), (2, ""), (3, "budget")):
+        keep_trial(ctx.store, RUN, trial(number, 2.0))
+        driver = Driver(ctx, arena(str(tmp_path)), TRIALS, 12)
+        driver.started(assigned(0))
+        driver.look()
+        assert driver.why_over == why
     assert driver.arena.verdicts.read("trials/0") == "budget"
 
 
