@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 BENCHMARKS := ab_validity audit_planted audit_scale checkpoint_stall demo_seeds endpoint_throughput engine_throughput faults ray_overhead serve_latency sweep_gain sweep_quality sweep_throughput train_throughput
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo cluster-demo check test faults docs bench clean
+.PHONY: help setup demo cluster-demo check test faults docs docs-test bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -48,6 +48,9 @@ faults: setup  ## every test that kills processes, damages files or fills disks
 
 docs: setup  ## write the generated reference pages
 	@$(BIN)/python -m tests.generated_docs
+
+docs-test: setup  ## run every command of the guides in docs/
+	@$(BIN)/python -m tests.docs_commands
 
 bench: setup  ## benchmarks, an hour or more (each prints its own results)
 	@$(BIN)/pip install --quiet --quiet -c constraints.txt -e ".[bench]"

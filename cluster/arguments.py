@@ -35,3 +35,14 @@ def arm_weight(text: str) -> tuple[str, float]:
         return arm, float(number)
     except ValueError:
         raise UsageError(f"{text} is not ARM=WEIGHT", "write it as control=50 candidate=50") from None
+
+
+def days(text: str) -> float:
+    """Return a number of days, at least 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 36500:
+        raise argparse.ArgumentTypeError(f"{text} is no number of days from 0 to 36500")
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Annotated, cast, get_args, get_origin
+from typing import Annotated, ClassVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -22,6 +22,8 @@ class Block(BaseModel):
     """A frozen part of the job file that refuses unknown keys, converted types and infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    called: ClassVar[str] = "a job file"
+    """What a message calls the file that this is the root of."""
 
 
 def _as_list(value: object) -> object:

@@ -63,7 +63,8 @@ def job_error(
     if len(mistakes) > MAX_SHOWN:
         lines.append(f"and {len(mistakes) - MAX_SHOWN} more")
     what = f"{len(mistakes)} mistakes\n  " + "\n  ".join(lines)
-    return JobFileError(what, "Correct these keys; `hone schema` prints every key with its bounds.", shown)
+    every = "; `hone schema` prints every key with its bounds" if root.called == Block.called else ""
+    return JobFileError(what, f"Correct these keys{every}.", shown)
 
 
 def place_of(path: KeyPath, places: Mapping[KeyPath, str], shown: str) -> str:
@@ -147,7 +148,7 @@ def _unknown_key(path: KeyPath, root: type[Block]) -> Mistake:
     above = "".join(f"{part}." for part in parents)
     around = annotation_at(root, parents)
     siblings = [name for block in block_types(around) for name in block.model_fields]
-    what = f"{above}{last} is no key of a job file"
+    what = f"{above}{last} is no key of {root.called}"
     elsewhere = [dotted for dotted in dotted_keys(root) if last in (dotted, dotted.rpartition(".")[2])]
     if elsewhere:
         return path, f"{what}; did you mean {elsewhere[0]}?", f"Move it to {elsewhere[0]}, or remove the key."

@@ -138,6 +138,19 @@ class Registry:
             if found is not None:
                 client.set_terminated(found, status=outcome, end_time=self._now_ms())
 
+    def delete_run(self, run: str) -> None:
+        """Put the MLflow run of ``run`` and those of its trials in MLflow's bin; nothing happens where none is open."""
+        if self._has_no_tables():
+            return
+        with self._calls() as client:
+            found = self._found(run)
+            if found is None:
+                return
+            experiment = self._experiment(parse_run_id(run).name)
+            children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{found}'", max_results=10_000)
+            for mlflow_run in [*(child.info.run_id for child in children), found]:
+                client.delete_run(mlflow_run)
+
     def register(self, name: str, release: str, run: str, lineage: Mapping[str, str]) -> str:
         """Make ``release`` a version of the model ``name`` and return it as NAME@N; the same run, the same version.
 

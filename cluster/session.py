@@ -25,10 +25,12 @@ from cluster.capacity import Capacity, NodeCapacity
 from cluster.database import Tables, database_url, making_tables, postgres_url
 from cluster.errors import RunFailed, UsageError
 from cluster.ports import LOOPBACK
+from cluster.ray_token import keep_private
 
 OBJECT_STORE_BYTES = 2**30
 REPLICA = "ServeReplica:"
 KNOCK_S = 5.0
+TOKEN_HELP = "Check the address, and the cluster's token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN."
 NO_TELEMETRY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -140,6 +142,7 @@ def ray_session(
         if is_here:
             undo.enter_context(_loopback_only())
         if address is None:
+            keep_private(os.environ, Path.home())
             arguments |= {
                 "address": "local",
                 "num_cpus": num_cpus,
@@ -246,7 +249,7 @@ def _start(ray: Any, arguments: dict[str, Any], address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if address is not None:
-            raise UsageError(f"no Ray cluster answers at {address}: {reason}", "Check the address.") from error
+            raise UsageError(f"no Ray cluster answers at {address}: {reason}", TOKEN_HELP) from error
         raise RunFailed(f"Ray did not start: {reason}", "See /tmp/ray/session_latest/logs.") from error
     if in_main and handler not in (None, signal.SIG_DFL):
         signal.signal(signal.SIGTERM, handler)

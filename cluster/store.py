@@ -60,6 +60,11 @@ class Store:
         self._aside = Path(self.root) / ASIDE if self.is_local else scratch / ASIDE
         self._cache = scratch / "artifacts"
 
+    @property
+    def scratch_places(self) -> tuple[Path, Path]:
+        """Return where unfinished directories lie, and where remote artifacts are kept for reading."""
+        return self._aside, self._cache
+
     def path(self, *parts: str) -> str:
         """Return the absolute path (local) or URL (remote) that ``parts`` name; without parts, the root's."""
         if not parts:
@@ -133,6 +138,14 @@ class Store:
             bare = {str(name).rstrip("/").rsplit("/", 1)[-1] for name in names}
             return sorted(name for name in bare if name and not name.startswith("."))
         return []
+
+    def stored(self, *parts: str) -> tuple[int, float]:
+        """Return how many bytes lie below ``parts``, and when the newest of them was written (seconds since 1970)."""
+        where = self.path(*parts)
+        with storage_errors(where):
+            found: dict[str, Any] = self._fs.find(where if self.is_local else self._key(parts), detail=True)
+        written = [_written_s(about) for about in found.values()]
+        return sum(int(about.get("size") or 0) for about in found.values()), max(written, default=0.0)
 
     def remove(self, *parts: str) -> None:
         """Remove the artifact, document or directory ``parts``, in a way that never leaves half of it to be read."""
@@ -302,6 +315,12 @@ class Store:
 
 def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _written_s(about: dict[str, Any]) -> float:
+    """Return when a file was written, by the name that its file system has for that; 0 where it does not say."""
+    told: Any = next((about[name] for name in ("mtime", "LastModified", "updated", "created") if about.get(name)), 0.0)
+    return float(told.timestamp()) if hasattr(told, "timestamp") else float(told)
 
 
 def _in_the_way(where: str) -> StoreError:

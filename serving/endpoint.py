@@ -234,4 +234,4 @@ def restore(store: Store, name: str, before: Endpoint | None) -> None:
 
 
 def _alone(store: Store, name: str) -> AbstractContextManager[None]:
-    return locked(Path(store.path(ENDPOINTS), f".{name}.lock")) if store.is_local else nullcontext()
+    return locked(Path(store.path(ENDPOINTS, f".{name}.lock"))) if store.is_local else nullcontext()

@@ -6,7 +6,7 @@ weights it stays beside them, because the sum would be rounded to a grid that a 
 release was scored beside its base. Left out: several adapters over one base in a batch; arms share nothing, so a
 replica has one release.
 
-Only safetensors are loaded, and no code comes with a model.
+Only safetensors are loaded, and no code of a model's runs that the administrator has not listed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cluster.errors import BaseModelError
 from cluster.places import local_directory
+from cluster.trusted_code import loading, remedy_of
 
 if TYPE_CHECKING:
     import torch
@@ -93,12 +94,11 @@ def _whole_model(directory: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True, **loading(directory))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseModelError(
-            f"{directory} cannot be loaded: {error}", "Give a Hugging Face model directory with safetensors."
+            f"{directory} cannot be loaded: {error}",
+            remedy_of(error, "Give a Hugging Face model directory with safetensors."),
         ) from error
 
 
@@ -134,8 +134,9 @@ def load_tokenizer(directory: str) -> Any:
     """Load a release's tokenizer. Raises BaseModelError where there is none."""
     from transformers import AutoTokenizer
 
+    code = loading(directory)
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(directory, **code)
     except Exception as error:  # a damaged tokenizer.json comes out of Rust as a bare Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
@@ -151,7 +152,7 @@ def stop_ids(directory: str, model_directory: str, tokenizer: Any) -> frozenset[
     try:
         config: Any = GenerationConfig.from_pretrained(directory if own else model_directory)
     except OSError:
-        config = AutoConfig.from_pretrained(model_directory, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model_directory, **loading(model_directory))
     eos = config.eos_token_id
     found = eos if isinstance(eos, list) else [eos]
     return frozenset(int(token_id) for token_id in (*found, tokenizer.eos_token_id) if token_id is not None)

@@ -47,6 +47,8 @@ class VllmEngine:
                 max_lora_rank=adapter_rank(directory) if is_adapter else 16,
                 max_num_seqs=limits.max_running,
                 generation_config="vllm",
+                load_format="safetensors",
+                trust_remote_code=False,
                 disable_log_stats=True,
             )
         )

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 from cluster.schema import reference_page
+from tests.commands_page import commands_page
 from trainers.metrics_page import metrics_page
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = {"job-file.md": reference_page, "metrics.md": metrics_page}
+PAGES = {"commands.md": commands_page, "job-file.md": reference_page, "metrics.md": metrics_page}
 
 
 def main() -> int:

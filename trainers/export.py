@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import RunFailed
 from cluster.places import local_directory
+from cluster.trusted_code import loading
 from trainers.prepared import TRAIN, Prepared
 from trainers.train import trained_weights
 
@@ -85,7 +86,7 @@ def stored_dtype(base: str) -> torch.dtype:
     import torch
     from transformers import AutoConfig
 
-    dtype = getattr(AutoConfig.from_pretrained(local_directory(base), trust_remote_code=False), "dtype", None)
+    dtype = getattr(AutoConfig.from_pretrained(local_directory(base), **loading(base)), "dtype", None)
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.errors import BaseModelError
 from cluster.places import local_directory
 from trainers.metrics import Predictions
 
@@ -68,11 +69,20 @@ def load(path: str, template: str | None, device: torch.device, *, in_4_bits: bo
     if adapter.is_file():
         from peft import PeftModel
 
+        refuse_pickled_adapter(Path(path))
         model = PeftModel.from_pretrained(model, path)
     tokenizer = load_tokenizer(path)
     if not in_4_bits:  # those are where they were quantised
         model = model.to(device)
     return Loaded(model.eval(), tokenizer, template_of(tokenizer, template), context_tokens(model.config))
+
+
+def refuse_pickled_adapter(directory: Path) -> None:
+    """Raise BaseModelError for an adapter whose weights are not in safetensors: loading a pickle can run code."""
+    if not (directory / "adapter_model.safetensors").is_file():
+        raise BaseModelError(
+            f"{directory} holds no adapter_model.safetensors", "Save the adapter with safe_serialization."
+        )
 
 
 def context_tokens(config: Any) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cluster.errors import BaseModelError, JobFileError
 from cluster.places import local_directory
+from cluster.trusted_code import loading, remedy_of
 from trainers.fused_loss import FusedTargetLoss
 from trainers.packed_attention import segment_inputs
 from trainers.quantised import quantised_loading
@@ -89,20 +90,20 @@ def load_base(base: str, dtype: torch.dtype, dropout: float = 0.0, *, in_4_bits:
     check_base(base)
     directory = local_directory(base)
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(directory, **loading(base))
         set_dropout(config, dropout)
         model = AutoModelForCausalLM.from_pretrained(
             directory,
             config=config,
             dtype=dtype,
             use_safetensors=True,
-            trust_remote_code=False,
             attn_implementation="sdpa",
+            **loading(base),
             **(quantised_loading(dtype) if in_4_bits else {}),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(
-            f"the base model {base} cannot be loaded: {error}", "check the directory", "base"
+            f"the base model {base} cannot be loaded: {error}", remedy_of(error, "check the directory"), "base"
         ) from error
     model.config.use_cache = False
     return model

@@ -48,6 +48,14 @@ def build_cpu_collective() -> float:
     return time.monotonic() - began
 
 
+def built_cpu_collective() -> Path | None:
+    """Return the compiled collective; None where it is still to be built."""
+    from torch.utils.cpp_extension import _get_build_directory  # pyright: ignore[reportPrivateUsage]
+
+    built = Path(_get_build_directory(OP_NAME, False), f"{OP_NAME}.so")
+    return built if built.is_file() else None
+
+
 def prepare_cpu_collective() -> None:
     """Make sure that loading the collective in this process finds its tools and meets no abandoned lock."""
     from torch.utils.cpp_extension import _get_build_directory  # pyright: ignore[reportPrivateUsage]

@@ -30,6 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from cluster.errors import BaseModelError
 from cluster.fitting import Device, Precision
 from cluster.places import local_directory
+from cluster.trusted_code import loading
 from trainers.model import add_adapter, causal_lm, is_plain_product, set_dropout
 from trainers.quiet import quiet_libraries
 from trainers.shapes import ActivationFacts, ModelFacts, ParameterShape, SavedBytes
@@ -59,7 +60,7 @@ def model_facts(base: str, train: TrainSpec, *, precision: Precision, device: De
     quiet_libraries()
     directory = local_directory(base)
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(directory, **loading(base))
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"the base model {base} cannot be read: {error}", "check the directory", "base") from error
     set_dropout(config, train.dropout)

@@ -19,6 +19,7 @@ from cluster.errors import DataError, HoneError, JobFileError, UsageError
 from cluster.places import local_directory
 from cluster.records import CheckReport, Finding, Plan
 from cluster.store import Store
+from cluster.trusted_code import loading
 from trainers.curve_tracking import refuse_untracked
 from trainers.dataset import Form, NothingToTrainOn, Sources, build
 from trainers.formats import require_columns
@@ -209,7 +210,7 @@ def _max_length(job: JobSpec) -> tuple[int, int | None]:
     """Return the job's length, bounded by what the base can read, and that bound; refuse a longer one asked for."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(local_directory(job.base), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(local_directory(job.base), **loading(job.base))
     readable: int | None = getattr(config, "max_position_embeddings", None)
     context = readable or job.train.max_length
     if job.train.max_length > context and job.train.max_length_given:

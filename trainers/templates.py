@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from cluster.errors import BaseModelError, DataError
 from cluster.places import local_directory
 from cluster.plain_template import PLAIN_TEMPLATE
+from cluster.trusted_code import loading, remedy_of
 from trainers.turns import text_of
 
 if TYPE_CHECKING:
@@ -49,13 +50,15 @@ def load_tokenizer(path: str) -> Any:
     """Load the tokenizer of a model directory or hub id. Raises BaseModelError where there is none, or no eos."""
     from transformers import AutoTokenizer
 
-    directory = local_directory(path)
+    directory, code = local_directory(path), loading(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **code)
     except Exception as error:  # a damaged tokenizer.json comes out of Rust as a bare Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
-            f"{path} has no tokenizer that loads: {reason}", "Add a tokenizer.json that fits the model.", "base"
+            f"{path} has no tokenizer that loads: {reason}",
+            remedy_of(error, "Add a tokenizer.json that fits the model."),
+            "base",
         ) from error
     if tokenizer.eos_token_id is None:
         raise BaseModelError(

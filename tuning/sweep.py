@@ -20,6 +20,7 @@ from cluster.places import local_directory
 from cluster.runs import stop_requested
 from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
+from cluster.trusted_code import loading
 from trainers.loop import steps_between
 from trainers.planning import capacity
 from trainers.prepared import VALIDATION
@@ -176,7 +177,7 @@ def _base(base: str) -> Base | None:
 def _text_config(base: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(local_directory(base), trust_remote_code=False).get_text_config()
+    return AutoConfig.from_pretrained(local_directory(base), **loading(base)).get_text_config()
 
 
 def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-DRIVER = """
+DRIVER = '''
 import json, os, signal, sys
 import psutil
 from cluster.session import cluster_capacity, ray_session
@@ -26,6 +26,15 @@ def listening(process):
         return [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     except (psutil.NoSuchProcess, FileNotFoundError):  # ended while it was looked at, as idle workers do
         return []
+
+KNOCK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)"
+def knock(env):
+    """Whether a process with another token, or none, is answered."""
+    import subprocess
+    import ray
+    address = ray.get_runtime_context().gcs_address
+    done = subprocess.run([sys.executable, "-c", KNOCK, address], env=os.environ | env, capture_output=True)
+    return done.returncode == 0
 
 before = dict(os.environ)
 with ray_session(num_cpus=2, worker_env={"OMP_NUM_THREADS": "3"}):
@@ -44,6 +53,7 @@ with ray_session(num_cpus=2, worker_env={"OMP_NUM_THREADS": "3"}):
     with ray_session(num_cpus=7):
         found["nested"] = cluster_capacity() == capacity
     found["outer_lives"] = ray.is_initialized()
+    found["strangers"] = [knock(env) for env in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}, {})]
     found["handler_kept"] = signal.getsignal(signal.SIGTERM) is on_terminate
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
     addresses = {ip for process in family for ip in listening(process)}
@@ -54,7 +64,7 @@ found["env_changes"] = sorted(k for k in {*before, *os.environ} if before.get(k)
 found["total_memory"] = psutil.virtual_memory().total
 found["alive"] = ray.is_initialized()
 print(json.dumps(found))
-"""
+'''
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +89,11 @@ def test_nothing_listens_beyond_loopback(session):
 
 def test_workers_have_the_environment_they_are_given(session):
     assert session["threads"] == ["3", "3"]
+
+
+def test_whoever_has_not_the_users_token_is_not_answered(session):
+    without, with_another, with_it = session["strangers"]
+    assert (without, with_another, with_it) == (False, False, True)
 
 
 def test_capacity_is_what_the_session_was_given(session):
