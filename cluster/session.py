@@ -26,6 +26,7 @@ from cluster.database import Tables, database_url, making_tables, postgres_url
 from cluster.errors import RunFailed, UsageError
 from cluster.ports import LOOPBACK
 from cluster.ray_token import keep_private
+from cluster.ray_worker import prepare_worker
 
 OBJECT_STORE_BYTES = 2**30
 REPLICA = "ServeReplica:"
@@ -136,7 +137,7 @@ def ray_session(
             "logging_level": logging.ERROR,
             "runtime_env": {
                 "env_vars": KEPT_MEMORY | dict(worker_env or {}),
-                "worker_process_setup_hook": quiet_worker,
+                "worker_process_setup_hook": prepare_worker,
             },
         }
         if is_here:
@@ -210,20 +211,6 @@ def refuse_local_home(settings: Settings, capacity: Capacity) -> None:
             f"HONE_HOME is {settings.home} on this machine, and the cluster has {capacity.num_hosts}",
             "Set HONE_HOME to storage that all of them reach, such as s3://BUCKET/PATH, and HONE_DB to PostgreSQL.",
         )
-
-
-def quiet_worker() -> None:
-    """Keep two of Ray Train's loggers from repeating themselves in a worker's output (its log files keep errors).
-
-    Without a dashboard the placement group cleaner warns once a second that it cannot ask for the controller's state,
-    and every report prints a line through a logger that is named by its file's path (Ray 2.60, both still so).
-    """
-    import ray
-
-    train = Path(ray.__file__).parent / "train" / "v2" / "_internal"
-    cleaner = "ray.train.v2._internal.execution.controller.placement_group_cleaner"
-    for name in (cleaner, str(train / "execution" / "context.py")):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

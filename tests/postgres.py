@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -39,6 +39,7 @@ class PostgresServer:
     port: int
     password: str
     home: Path
+    address: str
     launch: Callable[[], subprocess.Popen[bytes]]
     _numbers: count[int] = field(default_factory=count)
     _process: subprocess.Popen[bytes] | None = None
@@ -64,7 +65,7 @@ class PostgresServer:
         return self._url(name)
 
     def _url(self, database: str) -> str:
-        return f"postgresql://hone:{self.password}@{LOOPBACK}:{self.port}/{database}"
+        return f"postgresql://hone:{self.password}@{self.address}:{self.port}/{database}"
 
 
 def missing() -> str:
@@ -79,7 +80,7 @@ def missing() -> str:
 
 
 @contextmanager
-def running_server() -> Generator[PostgresServer]:
+def running_server(address: str = LOOPBACK) -> Generator[PostgresServer]:
     """Start a server and stop it at the end; see ``missing`` for whether that is possible."""
     programs = _programs()
     assert programs is not None, missing()
@@ -87,7 +88,10 @@ def running_server() -> Generator[PostgresServer]:
     try:
         who, port, password = _unprivileged(home), free_port(), secrets.token_hex(16)
         _make(programs, home, password, who)
-        server = PostgresServer(port, password, home, lambda: _start(programs, home, port, who))
+        with (home / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {address}/24 scram-sha-256\n")
+        listen = (f"listen_addresses={address}", f"port={port}")
+        server = PostgresServer(port, password, home, address, lambda: _start(programs, home, listen, who))
         try:
             server.start()
             yield server
@@ -125,8 +129,8 @@ def _make(programs: Path, home: Path, password: str, who: dict[str, Any]) -> Non
     assert made.returncode == 0, f"initdb as {who.get('user', getpass.getuser())}: {made.stderr}"
 
 
-def _start(programs: Path, home: Path, port: int, who: dict[str, Any]) -> subprocess.Popen[bytes]:
-    options = [f"listen_addresses={LOOPBACK}", f"port={port}", "unix_socket_directories=", *UNSAFE]
+def _start(programs: Path, home: Path, listen: Sequence[str], who: dict[str, Any]) -> subprocess.Popen[bytes]:
+    options = [*listen, "unix_socket_directories=", *UNSAFE]
     command = [programs / "postgres", "-D", home / "data", *(part for option in options for part in ("-c", option))]
     with (home / "log").open("wb") as log:
         return subprocess.Popen(command, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **who)

@@ -31,13 +31,14 @@ class S3Server:
     """A server that runs, and may be stopped and started again (what it held is gone then)."""
 
     port: int
+    address: str = LOOPBACK
     _numbers: count[int] = field(default_factory=count)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where it answers."""
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def variables(self) -> dict[str, str]:
@@ -55,7 +56,7 @@ class S3Server:
         log = Path(tempfile.gettempdir(), f"hone-s3-{self.port}.log")
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.port)],
+                [sys.executable, "-m", "moto.server", "-H", self.address, "-p", str(self.port)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -97,9 +98,9 @@ class S3Server:
 
 
 @contextmanager
-def running_s3() -> Generator[S3Server]:
+def running_s3(address: str = LOOPBACK) -> Generator[S3Server]:
     """Start a server and stop it at the end; for the block the environment leads to it."""
-    server = S3Server(free_port())
+    server = S3Server(free_port(), address)
     before = {name: os.environ.get(name) for name in server.variables}
     os.environ |= server.variables
     try:

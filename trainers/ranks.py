@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -38,6 +38,14 @@ class Ranks:
         shared = [value]
         dist.broadcast_object_list(shared, device=self.device)
         return shared[0]
+
+    def from_all(self, value: Value) -> list[Value]:
+        """Return every rank's value, in order of rank, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        shared: list[Any] = [None] * self.world_size
+        dist.all_gather_object(shared, value)
+        return shared
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from trainers.batches import drawn
 from trainers.curve_tracking import curve_trackers
 from trainers.loop import Hooks, run_loop
 from trainers.loop_state import LoopState, StepRecord
+from trainers.placement import keep_placement, placement
 from trainers.preemption import PreemptionNotice
 from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.ranks import Ranks
@@ -93,8 +94,11 @@ def train_worker(config: dict[str, Any]) -> None:
     if not isinstance(job.cluster.workers, int):
         notes += (f"{ranks.world_size} of at most {counted(job.cluster.workers.max, 'worker')}",)
     store, run = Store(config["home"]), config["run"]
+    where = placement(ranks)
     recorder = None
     if ranks.rank == 0:
+        keep_placement(store, run, where)
+        notes += (where.note(),) if where.note() else ()
         recorder = Recorder(
             run,
             directory,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import StoreError, UsageError
-from cluster.session import Settings, environment, quiet_worker, ray_session, refuse_local_home
+from cluster.session import Settings, environment, ray_session, refuse_local_home
 
 CWD = Path("/a dir")
 POSTGRES = "postgresql://hone:p%40ss@db:5432/hone"
@@ -163,23 +162,6 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once():
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"no Ray cluster answers at {address}"), ray_session(address=address):
             pass
-
-
-def test_the_loggers_that_workers_silence_are_those_of_the_installed_ray():
-    """Their names are Ray's own affair; when an upgrade moves them, this fails before users see the lines again."""
-    import ray
-
-    train = Path(ray.__file__).parent / "train" / "v2" / "_internal" / "execution"
-    assert "logger = logging.getLogger(__name__)" in (train / "controller" / "placement_group_cleaner.py").read_text()
-    assert "logger = logging.getLogger(__file__)" in (train / "context.py").read_text()
-    names = ("ray.train.v2._internal.execution.controller.placement_group_cleaner", str(train / "context.py"))
-    before = [logging.getLogger(name).level for name in names]
-    try:
-        quiet_worker()
-        assert not any(logging.getLogger(name).isEnabledFor(logging.WARNING) for name in names)
-    finally:
-        for name, level in zip(names, before, strict=True):
-            logging.getLogger(name).setLevel(level)
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
