@@ -131,7 +131,7 @@ def test_a_run_whose_gate_names_speed_is_measured_on_its_own_prompts_and_decided
     endless = [{"prompt": "help " * 500, "completion": "yes"}]
     ran = finished_run(tmp_path, {"train": rows, "test": rows[:10] + endless}, lambda _role, _example: "yes")
     rules = ["p95_latency_s <= 30", "tokens_per_s <= 0.001"]
-    update = {"gate": rules, "speed": SpeedSpec(concurrency=3, requests=12, warm_up=2)}
+    update: dict[str, Any] = {"gate": rules, "speed": SpeedSpec(concurrency=3, requests=12, warm_up=2)}
     update["evaluate"] = ran.job.evaluate.model_copy(update={"max_new_tokens": 5})
     ctx = replace(ran, job=ran.job.model_copy(update=update))
     with ctx.store.writing("runs", RUN, "model") as fresh:
