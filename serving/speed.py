@@ -20,7 +20,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import HoneError
+from cluster.errors import HoneError, RequestRefused
 from cluster.session import cluster_capacity
 from serving.arm import actor_options
 from serving.engine import Engine, Limits, open_engine
@@ -44,7 +44,7 @@ class Timed:
 
 
 def run(ctx: RunContext) -> None:
-    """Measure the run's model and leave ``runs/RUN/speed.json``; without prompts no metric is there."""
+    """Measure the run's model and leave ``runs/RUN/speed.json``; without prompts it holds no metric."""
     spec = ctx.job.speed
     prompts = prompts_of(ctx.store.reading("runs", ctx.run, "evaluation"))
     ctx.progress.say(f"speed: {spec.requests} requests, {spec.concurrency} at once")
@@ -106,7 +106,11 @@ async def _one_after_another(
     answers: list[Timed] = []
     for request in waiting:
         began_s, first_s, tokens = clock(), None, 0
-        async with engine.submit(request) as stream:
+        try:
+            stream = engine.submit(request)
+        except RequestRefused:
+            continue  # longer than the model reads, which no endpoint would answer either
+        async with stream:
             async for piece in stream:
                 first_s = clock() if first_s is None else first_s
                 tokens = piece.completion_tokens
@@ -116,7 +120,9 @@ async def _one_after_another(
 
 
 def metrics_of(answers: Sequence[Timed]) -> dict[str, float]:
-    """Return the metrics over one or more answers."""
+    """Return the metrics over all answers; none where there is none."""
+    if not answers:
+        return {}
     latencies = sorted(answer.ended_s - answer.began_s for answer in answers)
     firsts = sorted(answer.first_s - answer.began_s for answer in answers)
     whole_s = max(answer.ended_s for answer in answers) - min(answer.began_s for answer in answers)

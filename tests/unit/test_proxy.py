@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.proxy import RetriableErrors, middlewares
+from serving.proxy import PROXY_ENV, RetriableErrors, middlewares
 
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 JSON = (b"content-type", b"application/json")
@@ -108,3 +110,11 @@ def test_the_proxys_own_routes_and_other_protocols_pass():
 def test_serve_can_put_it_around_its_proxy():
     (found,) = middlewares()
     assert found.cls is RetriableErrors
+
+
+def test_a_rendered_cluster_puts_it_around_its_proxies():
+    ((name, where),) = PROXY_ENV.items()
+    pod = (Path(__file__).parents[2] / "cluster" / "deploy" / "_pod.yaml.j2").read_text()
+    assert f'name: {name}, value: "{where}"' in pod
+    module, attribute = where.split(":")
+    assert getattr(import_module(module), attribute) is middlewares

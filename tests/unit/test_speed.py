@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ import pytest
 
 from cluster.errors import JobFileError
 from cluster.pipeline import TRAINING
-from cluster.speed_spec import SPEED_METRICS, names_speed
+from cluster.speed_spec import SPEED_METRICS, SpeedSpec, names_speed
+from serving import speed
 from serving.engine import Limits
 from serving.generation import GenerationRequest
 from serving.speed import Timed, metrics_of, percentile, prompts_of, requests_of, timed
+from tests.finished_runs import RUN, finished_run
 from tests.served import engine_of, prompts, small_model
+from tests.tiny import write_base
+from trainers import acceptance
 from trainers.gate import Scores, decide
 from trainers.gate_rules import parse_rule, refuse_undecidable
 
@@ -118,3 +122,36 @@ def test_speed_is_a_stage_of_those_jobs_only_whose_gate_names_it():
     assert not names_speed(["accuracy >= 0.7", "p95_latency_seconds <= 2"])
     names = [stage.name for stage in TRAINING]
     assert names.index("evaluate") < names.index("speed") < names.index("gate")
+
+
+def test_a_run_whose_gate_names_speed_is_measured_on_its_own_prompts_and_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [{"prompt": f"please help {n}", "completion": "yes"} for n in range(30)]
+    endless = [{"prompt": "help " * 500, "completion": "yes"}]
+    ran = finished_run(tmp_path, {"train": rows, "test": rows[:10] + endless}, lambda _role, _example: "yes")
+    rules = ["p95_latency_s <= 30", "tokens_per_s <= 0.001"]
+    update: dict[str, Any] = {"gate": rules, "speed": SpeedSpec(concurrency=3, requests=12, warm_up=2)}
+    update["evaluate"] = ran.job.evaluate.model_copy(update={"max_new_tokens": 5})
+    ctx = replace(ran, job=ran.job.model_copy(update=update))
+    with ctx.store.writing("runs", RUN, "model") as fresh:
+        write_base(fresh)
+    monkeypatch.setattr(speed, "_measured_on_ray", speed.measured)
+    monkeypatch.setattr(speed, "_size", lambda: {"num_cpus": 0.05})
+    speed.run(ctx)
+    found = ctx.store.get_json("runs", RUN, "speed.json")
+    assert found["asked"] == {"concurrency": 3, "requests": 12, "warm_up": 2}
+    assert set(found["metrics"]) == set(SPEED_METRICS)
+    assert 0 < found["metrics"]["p50_time_to_first_token_s"] <= found["metrics"]["p95_latency_s"] < 30
+    acceptance.run(ctx)
+    gate = ctx.store.get_json("runs", RUN, "gate.json")
+    assert gate["decision"] == "reject"
+    assert [(rule["left"], rule["passed"]) for rule in gate["rules"]] == [
+        (found["metrics"]["p95_latency_s"], True),
+        (found["metrics"]["tokens_per_s"], False),
+    ]
+
+
+def test_speed_without_prompts_is_undecided_and_no_number():
+    assert metrics_of([]) == {}
+    assert decide(["p95_latency_s <= 2"], Scores({"test": {"loss": 1.0}})).decision == "hold"
