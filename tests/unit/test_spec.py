@@ -106,6 +106,11 @@ DEFAULTS: dict[str, Any] = {
         "max_examples": None,
         "max_new_tokens": 64,
         "slices": [],
+        "min_slice_examples": 30,
+        "robustness": None,
+        "general": None,
+        "memorisation": None,
+        "faithfulness": None,
         "batch_size": 16,
     },
     "gate": [],
@@ -171,7 +176,7 @@ BOUNDS = [
     ("data.mix", [], [[{"name": "g", "train": "g", "weight": 1}, {"name": "g", "train": "h", "weight": 1}]]),
     ("data.test", ["t.jsonl", ["a", "b"], {"old": "o", "new": ["n"]}, None], [{"base": "x"}, {"a-b": "x"}, {"a": []}]),
     ("gate", [[], ["accuracy >= 0.70", "new.accuracy > base + 0.10", "p95_latency_s <= 2"]], ["accuracy > 1", [""]]),
-    ("gate", [["worst_slice(region).accuracy >= 0.6"]], [["accuracy"], ["> 0.5"], ["a > b > c"], [3]]),
+    ("gate", [["worst >= 0.6"]], [["accuracy"], ["> 0.5"], ["a > b > c"], [3], ["worst_slice(region).accuracy >= 0.6"]]),
 ]
 
 
