@@ -21,6 +21,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         columns=dict(column_pair(text) for text in arguments.columns),
         metrics="auto" if arguments.metrics == "auto" else arguments.metrics.split(","),
         max_new_tokens=arguments.max_new_tokens,
+        slices=[] if arguments.slices is None else arguments.slices.split(","),
     )
     emit(report, score_lines(report), as_json=arguments.json)
     return 0
@@ -39,6 +40,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS", help="other column names")
     parser.add_argument("--metrics", default="auto", help="comma-separated metric names (auto)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest answer, in tokens (64)")
+    parser.add_argument("--slices", metavar="COLUMNS", help="comma-separated columns whose values are scored apart")
     json_argument(parser)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from cluster.records import Interval, SweepResult
 
 if TYPE_CHECKING:
+    from cluster.acceptance_records import SliceTable
     from cluster.errors import HoneError
     from cluster.records import CheckReport, EvalReport, GateReport, Metrics, RunStatus, TrainResult
 
@@ -160,7 +161,23 @@ def score_lines(report: EvalReport) -> list[str]:
     for name, value in report.metrics.items():
         interval = report.intervals.get(name)
         rows.append([name, f"{value:.4f}", f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else ""])
-    return [*columns(rows), f"  predictions: {report.predictions}"]
+    lines = columns(rows)
+    for column, table in report.slices.items():
+        lines += ["", *slice_lines(column, table)]
+    return [*lines, f"  predictions: {report.predictions}"]
+
+
+def slice_lines(column: str, table: SliceTable) -> list[str]:
+    """Return one column's slices, largest first, with their first score; those too small to score say so."""
+    first = next((name for score in table.slices.values() for name in score.metrics), "")
+    rows = [[column, "examples", first]]
+    for value, score in table.slices.items():
+        found = score.intervals.get(first)
+        span = f" [{found.low:.3f}, {found.high:.3f}]" if found else ""
+        number = f"{score.metrics[first]:.3f}{span}" if first in score.metrics else "undecided: too few"
+        rows.append([value, f"{score.examples:,}", number])
+    gap = table.gap.get(first)
+    return columns(rows) + ([f"  gap {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}]"] if gap else [])
 
 
 def run_lines(runs: Sequence[RunStatus]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from cluster.acceptance_records import Acceptance
 from cluster.phases import PHASES
 from cluster.pipeline import REPORT_PAGE, RunContext
 from cluster.progress import Progress
@@ -23,6 +24,7 @@ from cluster.store import Store
 from tests.checked_sets import PLAN, checked_set
 from trainers import train_page
 from trainers.evaluation import write_predictions
+from trainers.looks import Looks
 from trainers.metrics import Predictions, choose_metrics
 from trainers.prepared import Prepared
 from trainers.recorder import HISTORY
@@ -100,6 +102,7 @@ def finished_run(
     gate: GateReport | None = None,
     phases: Sequence[dict[str, Any]] = PHASES_DONE,
     data: dict[str, Any] | None = None,
+    acceptance: Acceptance | None = None,
     **job: Any,
 ) -> RunContext:
     """Write what the stages of a job leave, up to the registered release, and return the run's context."""
@@ -117,21 +120,27 @@ def finished_run(
     with store.writing("runs", RUN, "train") as fresh:
         (fresh / "trained.json").write_text(trained(curve).as_json())
         (fresh / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in curve))
-    _evaluate(ctx, checked.prepared, answer, roles)
+    _evaluate(ctx, checked.prepared, answer, roles, acceptance)
     _release(ctx, gate or GateReport(decision="accept", rules=RULES), trained(curve))
     return ctx
 
 
-def _evaluate(ctx: RunContext, prepared: Prepared, answer: Answer, roles: Sequence[str]) -> None:
+def _evaluate(
+    ctx: RunContext, prepared: Prepared, answer: Answer, roles: Sequence[str], acceptance: Acceptance | None
+) -> None:
     record = prepared.record
+    answers: dict[tuple[str, str], Predictions] = {}
+    every: dict[str, list[str]] = {}
+    tests = {test: evaluation_examples(prepared.rows(test)) for test in [*record.tests, *record.slices]}
     found: dict[str, Any] = {"metrics": {}, "intervals": {}, "rows": {}, "slices": list(record.slices)}
     with ctx.store.writing("runs", RUN, "evaluation") as fresh:
-        for test in [*record.tests, *record.slices]:
-            examples = evaluation_examples(prepared.rows(test))
+        for test, examples in tests.items():
             labels = record.labels if test in record.tests else []
             names = choose_metrics(record.slices.get(test, record.task), "auto", 0)
+            every[test] = names
             said = {role: predictions(examples, labels, role, answer) for role in roles}
             found["rows"][test] = len(examples)
+            answers |= {(role, test): given for role, given in said.items()}
             for role, given in said.items():
                 write_predictions(fresh / f"{role}-{test}.parquet", examples, given)
                 spans = {name: span.model_dump() for name, span in intervals(given, names, 0, 50).items()}
@@ -142,6 +151,8 @@ def _evaluate(ctx: RunContext, prepared: Prepared, answer: Answer, roles: Sequen
                 spans = {name: span.model_dump() for name, span in paired.items()}
                 found["intervals"].setdefault("difference", {})[test] = spans
         (fresh / "scores.json").write_text(json.dumps(found))
+        seen = acceptance or Looks(ctx.job, prepared, tests, every).found(answers)
+        (fresh / "acceptance.json").write_text(seen.as_json())
 
 
 def predictions(examples: list[EvaluationExample], labels: list[str], role: str, answer: Answer) -> Predictions:

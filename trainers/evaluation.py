@@ -2,7 +2,8 @@
 
 The stage asks every model (tuned, base, base with few-shot examples, and the champion where a gate rule names it) for
 the same examples in the same order, one Ray task a model, so that differences are paired. Rows with one input are one
-example with several references. Predictions are kept as Parquet, one file a model and test.
+example with several references. Predictions are kept as Parquet, one file a model and test, and what further looks
+found (trainers/looks.py) beside the scores.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.acceptance_records import Acceptance
 from cluster.errors import HoneError
 from cluster.records import Interval, Metrics
 from trainers.gate_rules import parse_rule
 from trainers.inference import Inference, predict
+from trainers.looks import Looks
 from trainers.metrics import AUC_MAX_LABELS, Predictions, choose_metrics
 from trainers.prepared import TRAIN, Prepared
 from trainers.scoring import intervals, paired_difference, score
@@ -60,6 +63,12 @@ def read_scored(ctx: RunContext) -> Scored:
     return Scored(found["metrics"], spans, found["rows"], found["slices"])
 
 
+def read_acceptance(ctx: RunContext) -> Acceptance:
+    """Return what the committed evaluation found beside scores."""
+    directory = ctx.store.reading("runs", ctx.run, "evaluation")
+    return Acceptance.model_validate_json((directory / "acceptance.json").read_text())
+
+
 def run(ctx: RunContext) -> None:
     """Score every model on every test and commit ``runs/RUN/evaluation``."""
     prepared = Prepared(Path(ctx.prepared_path()))
@@ -69,15 +78,18 @@ def run(ctx: RunContext) -> None:
     asked_for = ctx.job.evaluate.metrics
     names = dict.fromkeys(record.tests, choose_metrics(record.task, asked_for, len(record.labels)))
     names |= {name: choose_metrics(task, asked_for, 0) for name, task in record.slices.items()}
-    asked = {
+    asked: dict[tuple[str, str], Inference] = {
         (role, test): _inference(ctx.job, prepared, role, model, examples, labelled=test in record.tests)
         for test, examples in tests.items()
         for role, model in models.items()
     }
+    looks = Looks(ctx.job, prepared, tests, names)
     sizes = ", ".join(f"{len(examples):,} of {name}" for name, examples in tests.items()) or "no test rows"
     ctx.progress.say(f"evaluate: {', '.join(models)} on {sizes}")
     answers = dict(zip(asked, _ask(list(asked.values()), ctx.plan().gpus_per_worker), strict=True))
+    found = looks.found(answers)
     with ctx.store.writing("runs", ctx.run, "evaluation") as directory:
+        (directory / "acceptance.json").write_text(found.as_json())
         for (role, test), predictions in answers.items():
             write_predictions(directory / f"{role}-{test}.parquet", tests[test], predictions)
         (directory / "scores.json").write_text(json.dumps(_scores(answers, names, tests, list(record.slices))))

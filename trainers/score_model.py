@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.errors import DataError, UsageError
+from cluster.evaluate_spec import EvaluateSpec
 from cluster.records import EvalReport
 from cluster.registry import Registry
 from cluster.spec import DataSpec
@@ -20,10 +21,14 @@ from cluster.store import Store
 from trainers.evaluation import BOOTSTRAP_SEED, write_predictions
 from trainers.inference import Inference, predict
 from trainers.metrics import AUC_MAX_LABELS, choose_metrics
+from trainers.report_records import FileRecord
 from trainers.scoring import intervals, score
+from trainers.slices import members, refuse_unknown_slices, slice_table
 from trainers.sources import SourceProblems, read_rows
 from trainers.splits import evaluation_examples
 from trainers.tasks import is_answered, task_of
+
+MIN_SLICE_EXAMPLES: int = EvaluateSpec().min_slice_examples
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -39,17 +44,20 @@ def evaluate_model(
     columns: dict[str, str],
     metrics: Literal["auto"] | list[str],
     max_new_tokens: int,
+    slices: Sequence[str] = (),
 ) -> EvalReport:
     """Score one release or base on any rows, here, and keep its predictions under ``HONE_HOME/evaluations``.
 
     ``model`` is NAME@N, NAME@champion, a directory, or base:PATH. Raises UsageError for a model that is not there and
-    DataError for rows without answers.
+    DataError for rows without answers. ``slices`` are columns whose values are scored apart as well.
     """
     spec = DataSpec.model_validate({"train": list(data), "columns": columns})
     problems = SourceProblems()
     rows = [row for row in read_rows(spec.train, spec, source="data", problems=problems) if is_answered(row)]
     if not rows:
         raise DataError(f"no row of {', '.join(data)} has an answer to score against", "check --columns")
+    files = [FileRecord.of(file) for file in problems.files]
+    refuse_unknown_slices(slices, {"data": rows}, files)
     examples = evaluation_examples(rows)
     task = task_of(rows)
     assert task is not None, "these rows have answers"
@@ -73,6 +81,11 @@ def evaluate_model(
         metrics=score(predictions, names),
         intervals=intervals(predictions, names, BOOTSTRAP_SEED),
         predictions=store.path("evaluations", key, "predictions.parquet"),
+        slices={
+            column: slice_table(predictions, found, names, MIN_SLICE_EXAMPLES, BOOTSTRAP_SEED)
+            for column in slices
+            if (found := members(examples, rows, column, files)) is not None
+        },
     )
 
 

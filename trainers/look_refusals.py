@@ -1,0 +1,49 @@
+"""A job's looks at its release and the prepared data → nothing, or why the data can never answer them.
+
+Said before training: a column that no test row has, a gate rule about slices of a test that has none of them. What
+can be seen in the job file alone is refused with it (cluster/evaluate_spec.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cluster.errors import JobFileError
+from trainers.gate_rules import WHERE, parse_rule
+from trainers.slices import has_column, refuse_unknown_slices
+
+if TYPE_CHECKING:
+    from cluster.spec import JobSpec
+    from trainers.gate_rules import Operand
+    from trainers.prepared import Prepared
+    from trainers.rows import Row
+
+
+def refuse_blind_looks(job: JobSpec, prepared: Prepared) -> None:
+    """Raise JobFileError for a look that this data has nothing to show for."""
+    if job.evaluate.slices:
+        rows = {test: prepared.rows(test) for test in prepared.record.tests}
+        refuse_unknown_slices(job.evaluate.slices, rows, prepared.record.files)
+        _refuse_tests_without_slices(job.gate, rows, prepared)
+
+
+def _refuse_tests_without_slices(rules: Sequence[str], tests: Mapping[str, Sequence[Row]], prepared: Prepared) -> None:
+    """Refuse a rule about slices of a test where no row has the column; without a test's name it speaks of all."""
+    for text in rules:
+        for side in parse_rule(text).sides:
+            if side.term is None or side.term.takes != "a column":
+                continue
+            for test in _tests_of(side, prepared):
+                if test not in tests:
+                    what = f"gate rule {text!r}: {test} is a further source, and slices are those of tests"
+                    raise JobFileError(what, "name a test, or none", WHERE)
+                if not has_column(side.argument, tests[test], prepared.record.files):
+                    what = f"gate rule {text!r}: no row of {test} has a value of {side.argument!r}"
+                    others = [name for name in tests if has_column(side.argument, tests[name], prepared.record.files)]
+                    remedy = f"name a test that has it: {', '.join(f'{name}.{side.key}' for name in others)}"
+                    raise JobFileError(what, remedy, WHERE)
+
+
+def _tests_of(side: Operand, prepared: Prepared) -> list[str]:
+    return [side.test] if side.test else prepared.record.tests
