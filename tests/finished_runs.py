@@ -151,7 +151,7 @@ def _evaluate(
                 spans = {name: span.model_dump() for name, span in paired.items()}
                 found["intervals"].setdefault("difference", {})[test] = spans
         (fresh / "scores.json").write_text(json.dumps(found))
-        seen = acceptance or Looks(ctx.job, prepared, tests, every).found(answers)
+        seen = acceptance or Looks(ctx.job, prepared, tests, every, {}).found(answers, {})
         (fresh / "acceptance.json").write_text(seen.as_json())
 
 

@@ -23,6 +23,7 @@ from cluster.records import Interval, Metrics
 from trainers.gate_rules import parse_rule
 from trainers.inference import Inference, predict
 from trainers.looks import Looks
+from trainers.memorisation import Recital, recite
 from trainers.metrics import AUC_MAX_LABELS, Predictions, choose_metrics
 from trainers.prepared import TRAIN, Prepared
 from trainers.scoring import intervals, paired_difference, score
@@ -83,11 +84,13 @@ def run(ctx: RunContext) -> None:
         for test, examples in tests.items()
         for role, model in models.items()
     }
-    looks = Looks(ctx.job, prepared, tests, names)
+    looks = Looks(ctx.job, prepared, tests, names, models)
+    further = looks.asked()
     sizes = ", ".join(f"{len(examples):,} of {name}" for name, examples in tests.items()) or "no test rows"
     ctx.progress.say(f"evaluate: {', '.join(models)} on {sizes}")
-    answers = dict(zip(asked, _ask(list(asked.values()), ctx.plan().gpus_per_worker), strict=True))
-    found = looks.found(answers)
+    said = _ask([*asked.values(), *further.values()], ctx.plan().gpus_per_worker)
+    answers = dict(zip(asked, said, strict=False))
+    found = looks.found(answers, dict(zip(further, said[len(asked) :], strict=True)))
     with ctx.store.writing("runs", ctx.run, "evaluation") as directory:
         (directory / "acceptance.json").write_text(found.as_json())
         for (role, test), predictions in answers.items():
@@ -140,14 +143,17 @@ def _inference(
     )
 
 
-def _ask(asked: list[Inference], gpus: float) -> list[Predictions]:
-    """Answer each inference in its own Ray task."""
+def _ask(asked: list[Inference | Recital], gpus: float) -> list[Any]:
+    """Answer each inference or recital in its own Ray task."""
     import ray
     from ray.exceptions import RayTaskError
 
-    task: Callable[..., Any] = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=1)(predict).remote
+    def task(of: Callable[..., Any]) -> Callable[..., Any]:
+        return ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=1)(of).remote
+
+    answering, reciting = task(predict), task(recite)
     try:
-        return ray.get([task(inference) for inference in asked])
+        return ray.get([reciting(one) if isinstance(one, Recital) else answering(one) for one in asked])
     except RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, HoneError) else error from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.records import Interval
-from trainers.bootstrap import RESAMPLES, Weighted, bootstrap_intervals, paired_intervals
+from trainers.bootstrap import RESAMPLES, Weighted, bootstrap_intervals, paired_intervals, value_of
 from trainers.metrics import METRICS, Predictions
 
 
@@ -19,6 +19,15 @@ def score(predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
     from trainers.evaluate_modules import compute_all
 
     return compute_all(predictions, names)
+
+
+def values(predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
+    """Return every named metric that is defined on these predictions, without the `evaluate` modules around it."""
+    found = {
+        name: value_of(metric, predictions.num_examples)
+        for name, metric in weighted_metrics(predictions, names).items()
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def intervals(

@@ -24,6 +24,7 @@ from trainers.answered import Answered
 from trainers.audit_evidence import counted
 from trainers.confusion import confusion_section
 from trainers.evaluation import Scored, read_acceptance, read_predictions, read_scored
+from trainers.looks_page import general_section, memorisation_section, robustness_section
 from trainers.prepared import Prepared
 from trainers.recorder import read_history
 from trainers.slices_page import slices_section
@@ -124,6 +125,9 @@ def train_page(done: FinishedRun) -> str:
         curves_section(done.history, done.trained, done.plan, done.job.train),
         samples_section(done.tests),
         confusion_section(done.tests),
+        robustness_section(done.found),
+        general_section(done.found),
+        memorisation_section(done.found),
         time_section(done.phases, done.trained, done.plan),
         _made_of(done),
     ]
