@@ -24,8 +24,9 @@ from cluster.store import Store
 from tests.checked_sets import PLAN, checked_set
 from trainers import train_page
 from trainers.evaluation import write_predictions
+from trainers.faithfulness import faithfulness_of
 from trainers.looks import Looks
-from trainers.metrics import Predictions, choose_metrics
+from trainers.metrics import OF_VALUES, Predictions, choose_metrics
 from trainers.prepared import Prepared
 from trainers.recorder import HISTORY
 from trainers.scoring import intervals, paired_difference
@@ -130,8 +131,10 @@ def _evaluate(
 ) -> None:
     record = prepared.record
     answers: dict[tuple[str, str], Predictions] = {}
-    every: dict[str, list[str]] = {}
     tests = {test: evaluation_examples(prepared.rows(test)) for test in [*record.tests, *record.slices]}
+    every: dict[str, list[str]] = {}
+    spec = ctx.job.evaluate.faithfulness
+    counting = None if spec is None else faithfulness_of(spec, prepared, tests)
     found: dict[str, Any] = {"metrics": {}, "intervals": {}, "rows": {}, "slices": list(record.slices)}
     with ctx.store.writing("runs", RUN, "evaluation") as fresh:
         for test, examples in tests.items():
@@ -139,6 +142,10 @@ def _evaluate(
             names = choose_metrics(record.slices.get(test, record.task), "auto", 0)
             every[test] = names
             said = {role: predictions(examples, labels, role, answer) for role in roles}
+            if counting is not None and test in record.tests:
+                names = [*names, *OF_VALUES]
+                every[test] = names
+                said = {role: counting.counted(examples, given) for role, given in said.items()}
             found["rows"][test] = len(examples)
             answers |= {(role, test): given for role, given in said.items()}
             for role, given in said.items():

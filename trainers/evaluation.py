@@ -24,7 +24,7 @@ from trainers.gate_rules import parse_rule
 from trainers.inference import Inference, predict
 from trainers.looks import Looks
 from trainers.memorisation import Recital, recite
-from trainers.metrics import AUC_MAX_LABELS, Predictions, choose_metrics
+from trainers.metrics import AUC_MAX_LABELS, OF_VALUES, Predictions, choose_metrics
 from trainers.prepared import TRAIN, Prepared
 from trainers.scoring import intervals, paired_difference, score
 from trainers.splits import EvaluationExample, evaluation_examples
@@ -78,6 +78,8 @@ def run(ctx: RunContext) -> None:
     tests = {name: _examples(ctx, prepared, name) for name in [*record.tests, *record.slices]}
     asked_for = ctx.job.evaluate.metrics
     names = dict.fromkeys(record.tests, choose_metrics(record.task, asked_for, len(record.labels)))
+    if ctx.job.evaluate.faithfulness is not None:
+        names = {name: [*chosen, *OF_VALUES] for name, chosen in names.items()}
     names |= {name: choose_metrics(task, asked_for, 0) for name, task in record.slices.items()}
     asked: dict[tuple[str, str], Inference] = {
         (role, test): _inference(ctx.job, prepared, role, model, examples, labelled=test in record.tests)
@@ -89,7 +91,7 @@ def run(ctx: RunContext) -> None:
     sizes = ", ".join(f"{len(examples):,} of {name}" for name, examples in tests.items()) or "no test rows"
     ctx.progress.say(f"evaluate: {', '.join(models)} on {sizes}")
     said = _ask([*asked.values(), *further.values()], ctx.plan().gpus_per_worker)
-    answers = dict(zip(asked, said, strict=False))
+    answers = looks.with_values(dict(zip(asked, said, strict=False)))
     found = looks.found(answers, dict(zip(further, said[len(asked) :], strict=True)))
     with ctx.store.writing("runs", ctx.run, "evaluation") as directory:
         (directory / "acceptance.json").write_text(found.as_json())
@@ -196,6 +198,8 @@ def write_predictions(path: Path, examples: Sequence[EvaluationExample], predict
     if predictions.nll is not None and predictions.target_tokens is not None:
         table["nll"] = predictions.nll
         table["target_tokens"] = predictions.target_tokens
+    if predictions.values is not None:
+        table["values"] = predictions.values.tolist()
     pq.write_table(pa.table(table), path)
 
 
@@ -220,4 +224,5 @@ def read_predictions(path: Path, label_names: list[str]) -> tuple[list[Evaluatio
         label_names=label_names if labels is not None else None,
         nll=np.array(found["nll"]) if "nll" in found else None,
         target_tokens=np.array(found["target_tokens"]) if "target_tokens" in found else None,
+        values=np.array(found["values"], dtype=np.int64) if "values" in found else None,
     )

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cluster.errors import JobFileError
+from trainers.faithfulness import faithfulness_of
 from trainers.gate_rules import WHERE, parse_rule
 from trainers.general import read_general
 from trainers.metrics import ALWAYS
 from trainers.prepared import TRAIN
 from trainers.slices import has_column, refuse_unknown_slices
+from trainers.splits import evaluation_examples
 
 if TYPE_CHECKING:
     from cluster.spec import JobSpec
@@ -29,6 +31,9 @@ def refuse_blind_looks(job: JobSpec, prepared: Prepared) -> None:
         rows = {test: prepared.rows(test) for test in prepared.record.tests}
         refuse_unknown_slices(job.evaluate.slices, rows, prepared.record.files)
         _refuse_tests_without_slices(job.gate, rows, prepared)
+    if (spec := job.evaluate.faithfulness) is not None:
+        tests = {test: evaluation_examples(prepared.rows(test)) for test in prepared.record.tests}
+        faithfulness_of(spec, prepared, tests)
     _refuse_text_without_inputs(job.gate, prepared)
     _refuse_general_without_scores(job, prepared)
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.acceptance_records import Acceptance, General, Robustness, SliceTable
+from trainers.faithfulness import Faithfulness, faithfulness_of
 from trainers.general import GeneralRows, general, likelihoods, names_general, read_general
 from trainers.inference import Inference
 from trainers.memorisation import Recital, beginnings, memorisation
@@ -49,6 +50,17 @@ class Looks:
     tests: Mapping[str, list[EvaluationExample]]
     names: Mapping[str, list[str]]
     models: Mapping[str, str]
+
+    def with_values(self, answers: Answers) -> dict[tuple[str, str], Predictions]:
+        """Return the answers with the values that they lack and add counted, where the job asks for that."""
+        counting = self._faithfulness
+        if counting is None:
+            return dict(answers)
+        tests = self.prepared.record.tests
+        return {
+            (role, test): counting.counted(self.tests[test], said) if test in tests else said
+            for (role, test), said in answers.items()
+        }
 
     def asked(self) -> dict[Further, Inference | Recital]:
         """Return what has to be asked beside the tests' own examples."""
@@ -107,7 +119,10 @@ class Looks:
         said: Predictions = further[CHANGED, test]
         size = len(examples)
         changed = {
-            kind: (changed_examples(examples, kind, spec.seed), said.at(np.arange(at * size, (at + 1) * size)))
+            kind: (
+                changed_examples(examples, kind, spec.seed),
+                self._counted(examples, said.at(np.arange(at * size, (at + 1) * size))),
+            )
             for at, kind in enumerate(kinds(spec))
         }
         return robustness(tuned.at(places), examples, changed, further.get((REPEATED, test)), self.names[test], spec)
@@ -123,6 +138,15 @@ class Looks:
             batch_rows=job.evaluate.batch_size,
             max_length=self.prepared.record.max_length,
         )
+
+    def _counted(self, examples: list[EvaluationExample], said: Predictions) -> Predictions:
+        """Return answers to changed inputs with their values counted against the inputs as they were."""
+        return said if self._faithfulness is None else self._faithfulness.counted(examples, said)
+
+    @cached_property
+    def _faithfulness(self) -> Faithfulness | None:
+        spec = self.job.evaluate.faithfulness
+        return None if spec is None else faithfulness_of(spec, self.prepared, self.tests)
 
     @cached_property
     def _general_rows(self) -> GeneralRows | None:
