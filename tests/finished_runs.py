@@ -166,14 +166,27 @@ def predictions(examples: list[EvaluationExample], labels: list[str], role: str,
     """Return what a model of this role says: the tuned one is surer of what it says than the others."""
     is_text = not examples[0].prompt
     sure = 1.0 if role == "tuned" else 3.0
+    texts = [] if is_text else [answer(role, example) for example in examples]
     return Predictions(
-        texts=[] if is_text else [answer(role, example) for example in examples],
+        texts=texts,
         references=[] if is_text else [example.references for example in examples],
         labels=[str(example.label) for example in examples] if labels else None,
         label_names=labels or None,
+        label_scores=_probabilities(texts, labels) if len(labels) > 1 else None,
         nll=np.array([sure * (1 + place % 3) for place in range(len(examples))]),
         target_tokens=np.full(len(examples), 4),
     )
+
+
+def _probabilities(texts: list[str], labels: list[str]) -> np.ndarray:
+    """Return 0.9 or 0.6 for the label that is said, the rest for the others alike."""
+    scores = np.full((len(texts), len(labels)), 1 / len(labels))
+    for place, text in enumerate(texts):
+        if text in labels:
+            sure = (0.9, 0.6)[place % 2]
+            scores[place] = (1 - sure) / (len(labels) - 1)
+            scores[place, labels.index(text)] = sure
+    return scores
 
 
 def _release(ctx: RunContext, gate: GateReport, weights: TrainedWeights) -> None:

@@ -204,11 +204,10 @@ def write_predictions(path: Path, examples: Sequence[EvaluationExample], predict
 
 
 def read_predictions(path: Path, label_names: list[str]) -> tuple[list[EvaluationExample], Predictions]:
-    """Return what ``write_predictions`` wrote, without label scores; ``label_names`` are the training rows' labels."""
+    """Return what ``write_predictions`` wrote; ``label_names`` are the training rows' labels."""
     import pyarrow.parquet as pq
 
-    names = [name for name in pq.read_schema(path).names if name != "label_scores"]
-    found = pq.read_table(path, columns=names).to_pydict()
+    found = pq.read_table(path).to_pydict()
     labels = found.get("label")
     examples = [
         EvaluationExample(tuple(json.loads(prompt)), tuple(references), label, where)
@@ -222,6 +221,7 @@ def read_predictions(path: Path, label_names: list[str]) -> tuple[list[Evaluatio
         references=[example.references for example in examples] if texts else [],
         labels=labels,
         label_names=label_names if labels is not None else None,
+        label_scores=np.array(found["label_scores"]) if "label_scores" in found else None,
         nll=np.array(found["nll"]) if "nll" in found else None,
         target_tokens=np.array(found["target_tokens"]) if "target_tokens" in found else None,
         values=np.array(found["values"], dtype=np.int64) if "values" in found else None,

@@ -22,6 +22,7 @@ from cluster.pipeline import REPORT_PAGE
 from cluster.records import CheckReport, GateReport, Release, RuleOutcome, TrainedWeights, TrainResult
 from trainers.answered import Answered
 from trainers.audit_evidence import counted
+from trainers.calibration import calibration_section
 from trainers.confusion import confusion_section
 from trainers.evaluation import Scored, read_acceptance, read_predictions, read_scored
 from trainers.looks_page import general_section, memorisation_section, robustness_section
@@ -33,6 +34,7 @@ from trainers.train_curves import curves_section
 from trainers.train_samples import samples_section
 from trainers.train_scores import scores_section
 from trainers.train_time import stages_timed, time_section
+from trainers.worst_examples import worst_section
 
 if TYPE_CHECKING:
     from cluster.phases import Phase
@@ -124,7 +126,9 @@ def train_page(done: FinishedRun) -> str:
         slices_section(done.found),
         curves_section(done.history, done.trained, done.plan, done.job.train),
         samples_section(done.tests),
+        worst_section(done.tests),
         confusion_section(done.tests),
+        calibration_section(done.tests),
         robustness_section(done.found),
         general_section(done.found),
         memorisation_section(done.found),
