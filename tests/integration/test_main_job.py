@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -213,5 +214,22 @@ def test_a_mixture_is_scored_apart_from_the_task_and_every_look_has_its_numbers(
     assert found["general"]["perplexity_ratio"]["low"] > 0
     assert found["memorisation"]["trained"] >= 10
     page = Path(home / "runs" / result["run"] / "report.html").read_text()
-    for section in ("slices", "robustness", "general-ability", "memorisation"):
+    for section in ("slices", "robustness", "general-ability", "memorisation", "calibration"):
         assert f'<section id="{section}">' in page
+    _rate(capsys, result["run"], tmp_path)
+    assert Registry(Settings.here()).version_metrics("tickets@1")["review.mean_rating"] == pytest.approx(4.0)
+
+
+def _rate(capsys: pytest.CaptureFixture[str], run: str, directory: Path) -> None:
+    """Export answers of a run, rate them 3 and 5 in turn, and import that."""
+    sample, rated = directory / "sample.csv", directory / "rated.csv"
+    code, _, _ = run_json(capsys, "review", "export", run, "--out", str(sample), "--count", "6")
+    assert code == 0
+    with sample.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with rated.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row | {"rating": (3, 5)[place % 2]} for place, row in enumerate(rows))
+    code, report, _ = run_json(capsys, "review", "import", str(rated))
+    assert (code, report["items"], report["rows"]) == (0, 6, 3)
