@@ -50,12 +50,11 @@ def _robustness(test: str, found: Robustness, *, several: bool) -> Iterator[Mark
     metrics = list(dict.fromkeys(name for kind in found.kinds.values() for name in kind.drop))[:SHOWN_METRICS]
     rows: list[list[Cell]] = []
     for kind, seen in found.kinds.items():
-        cells: list[Cell] = [kind, f"{seen.changed:,} of {found.examples:,}"]
-        for name in metrics:
-            cells += [_number(seen.clean.get(name)), _number(seen.metrics.get(name)), *_drop(seen.drop.get(name))]
-        rows.append(cells)
-    head = ["change", "inputs changed", *(part for name in metrics for part in (name, "changed", "drop", ""))]
-    yield table(head, rows, numeric={place for place in range(1, len(head)) if (place - 2) % 4 != 3})
+        for place, name in enumerate(metrics):
+            told = visible(kind) + element("small", f" {seen.changed:,} of {found.examples:,} inputs changed")
+            numbers = [_number(seen.clean.get(name)), _number(seen.metrics.get(name))]
+            rows.append(["" if place else told, element("code", name), *numbers, *_drop(seen.drop.get(name))])
+    yield table(["change", "", "inputs as they are", "changed", "drop", ""], rows, numeric={2, 3, 4})
     if (agreed := found.consistency) is not None:
         told = f"{found.repeats} answers at temperature {found.temperature:g} to each of {found.examples} inputs"
         yield element("p", f"{told} agree to {agreed.value:.3f} ({agreed.low:.3f} to {agreed.high:.3f}).", "soft")
@@ -84,8 +83,8 @@ def _memorisation(found: Memorisation) -> Iterator[Markup]:
     if (span := found.memorised) is None:
         yield element("p", f"Undecided: {found.why}.", "soft")
         return
-    shown, said = _drop(span)
-    yield element("p", Markup("Recited because trained on: {} {}").format(shown, said))
+    numbers = f"{_signed(span.value)} ({_signed(span.low)} to {_signed(span.high)})"
+    yield element("p", Markup("Recited because trained on: {} {}").format(numbers, _drop(span)[1]))
 
 
 def _drop(found: Interval | None) -> tuple[Cell, Cell]:

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.cli import main
 from cluster.records import FINDING_CODES
+from cluster.registry import Registry
+from cluster.session import Settings
 from tests.tiny import write_diverging_base
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
