@@ -40,9 +40,8 @@ def main() -> None:
     inventory = Inventory.of([({"role": "user", "content": mr},) for _, mr, _ in rows])
     print(heading("Faithfulness on human sentences", "benchmarks/faithfulness_e2e.py", ["numpy"]))
     print(f"{len(rows):,} sentences of the E2E development set, {sum(len(slots) for slots, *_ in rows):,} slots.\n")
-    print(
-        "| | missing | added | faithful | ms a sentence | taken out, seen | put in, seen |\n|---|--:|--:|--:|--:|--:|--:|"
-    )
+    columns = ("", "missing", "added", "faithful", "ms a sentence", "taken out, seen", "put in, seen")
+    print(f"| {' | '.join(columns)} |\n|---{'|--:' * (len(columns) - 1)}|")
     for name, aliases in (("no aliases", dict[str, list[str]]()), ("aliases", ALIASES)):
         began_s = time.perf_counter()
         counts = np.array([slot_counts(slots, ref, inventory, aliases) for slots, _, ref in rows])
