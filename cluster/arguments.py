@@ -16,6 +16,13 @@ def column_pair(text: str) -> tuple[str, str]:
     return ours, theirs
 
 
+def count(text: str) -> int:
+    """Return a whole number from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 up")
+    return int(text)
+
+
 def page_file(text: str) -> Path:
     """Return where a page goes; any other file, as a job file behind a bare --report, is not overwritten."""
     path = Path(text)

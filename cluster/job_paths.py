@@ -34,6 +34,9 @@ def with_absolute_paths(spec: JobSpec, directory: Path) -> JobSpec:
     if spec.sweep is not None and "base" in spec.sweep.space:
         space = spec.sweep.space | {"base": _bases(spec, directory)}
         update["sweep"] = spec.sweep.model_copy(update={"space": space})
+    if (general := spec.evaluate.general) is not None:
+        placed = general.model_copy(update={"data": [_source(source, directory) for source in general.data]})
+        update["evaluate"] = spec.evaluate.model_copy(update={"general": placed})
     if spec.serve is not None:
         update["serve"] = with_absolute_releases(spec.serve, directory)
     return spec.model_copy(update=update)

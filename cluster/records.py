@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
+
+from cluster.acceptance_records import Acceptance, SliceTable
+from cluster.record_base import Interval as Interval
+from cluster.record_base import Metrics as Metrics
+from cluster.record_base import Record as Record
 
 Severity = Literal["error", "warning", "note"]
 GateDecision = Literal["accept", "hold", "reject"]
 RunState = Literal["waiting", "running", "stopping", "finished", "failed", "stopped"]
-Metrics = dict[str, float]
 
 # fmt: off
 FINDING_CODES: frozenset[str] = frozenset(
@@ -26,16 +30,6 @@ FINDING_CODES: frozenset[str] = frozenset(
     )
 )
 # fmt: on
-
-
-class Record(BaseModel):
-    """A frozen record that refuses unknown fields and prints as one JSON object."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def as_json(self) -> str:
-        """Return the record as a single line of JSON; a number that is not finite becomes null."""
-        return self.model_dump_json()
 
 
 class Finding(Record):
@@ -107,14 +101,6 @@ class CheckReport(Record):
         return self.model_dump_json(exclude=None if self.fixed else {"fixed"})
 
 
-class Interval(Record):
-    """A value with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 class Throughput(Record):
     """The training loop's rate, without start-up and evaluation."""
 
@@ -151,6 +137,16 @@ class TrainResult(Record):
     intervals: dict[str, Interval | dict[str, Interval] | dict[str, dict[str, Interval]]]
     throughput: Throughput
     gate: GateReport
+    acceptance: Acceptance | None = Field(
+        default=None, description="slices, robustness, general ability, memorisation, where the job asks for them"
+    )
+
+    def as_json(self) -> str:
+        """Return the result as a line of JSON, without what the job did not ask for."""
+        return self.model_dump_json(exclude=self._absent())
+
+    def _absent(self) -> set[str]:
+        return {"acceptance"} if self.acceptance is None else set()
 
 
 class BestTrial(Record):
@@ -174,9 +170,8 @@ class SweepResult(TrainResult):
         "cost_usd",
     )
 
-    def as_json(self) -> str:
-        """Return the result as a line of JSON; ``pareto`` only where there is a tradeoff."""
-        return self.model_dump_json(exclude={"pareto"} if self.pareto is None else None)
+    def _absent(self) -> set[str]:
+        return super()._absent() | ({"pareto"} if self.pareto is None else set())
 
 
 class RunStatus(Record):
@@ -202,6 +197,11 @@ class EvalReport(Record):
     intervals: dict[str, Interval]
     few_shot: int = 0
     predictions: str = Field(default="", description="Parquet file of per-example predictions and scores")
+    slices: dict[str, SliceTable] = Field(default_factory=dict, description="by column, where slices were asked for")
+
+    def as_json(self) -> str:
+        """Return the report as a line of JSON; ``slices`` only where they were asked for."""
+        return self.model_dump_json(exclude=None if self.slices else {"slices"})
 
 
 class TrainedWeights(Record):

@@ -14,7 +14,9 @@ from typing import Annotated, Literal, Self, cast
 from pydantic import BeforeValidator, Field, model_validator
 
 from cluster.audit_spec import AuditSpec
-from cluster.blocks import WORD_PATTERN, Block, Name, SourceList, Sources, Text, Word, did_you_mean, refusal
+from cluster.blocks import WORD_PATTERN, Block, Name, SourceList, Sources, Text, Word, refusal
+from cluster.evaluate_spec import EvaluateSpec
+from cluster.layout_spec import COLUMNS, Columns, DataFormat, refuse_unknown_columns
 from cluster.serve_spec import ServeSpec
 from cluster.speed_spec import SpeedSpec
 from cluster.sweep_spec import SweepSpec, refuse_impossible_space
@@ -36,12 +38,8 @@ __all__ = [
     "TrainSpec",
 ]
 
-COLUMNS = ("messages", "prompt", "completion", "text", "label", "references", "group", "system", "synthetic")
 RESERVED_TESTS = frozenset({"base", "champion", "train", "validation"})
 COMPARISON = re.compile(r"<=|>=|==|!=|<|>")
-
-DataFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "classification", "text"]
-Columns = Annotated[dict[str, Text], Field(json_schema_extra={"propertyNames": {"enum": list(COLUMNS)}})]
 
 
 def _as_named_tests(value: object) -> object:
@@ -67,16 +65,6 @@ TestSets = Annotated[
     dict[str, Sources],
     BeforeValidator(_as_named_tests, json_schema_input_type=Text | SourceList | dict[str, Text | SourceList] | None),
 ]
-
-
-def _refuse_unknown_columns(columns: dict[str, str]) -> None:
-    for name in columns:
-        if name not in COLUMNS:
-            raise refusal(
-                ["columns", name],
-                f"{name!r} is none of our columns{did_you_mean(name, COLUMNS)}",
-                f"Write OUR NAME: YOUR COLUMN, with our name one of {', '.join(COLUMNS)}.",
-            )
 
 
 class SplitSpec(Block):
@@ -113,7 +101,7 @@ class MixSource(Block):
 
     @model_validator(mode="after")
     def _columns_are_ours(self) -> Self:
-        _refuse_unknown_columns(self.columns)
+        refuse_unknown_columns(self.columns)
         return self
 
 
@@ -143,7 +131,7 @@ class DataSpec(Block):
 
     @model_validator(mode="after")
     def _names_are_usable(self) -> Self:
-        _refuse_unknown_columns(self.columns)
+        refuse_unknown_columns(self.columns)
         for name in self.test:
             if not re.fullmatch(WORD_PATTERN, name) or name in RESERVED_TESTS:
                 raise refusal(
@@ -230,22 +218,6 @@ class ClusterSpec(Block):
         return self
 
 
-class EvaluateSpec(Block):
-    """How the base and the tuned model are scored on the same held-out rows."""
-
-    metrics: Literal["auto"] | Annotated[list[Word], Field(min_length=1)] = Field(
-        default="auto", description="Names of metrics; auto chooses by the task."
-    )
-    base: bool = Field(default=True, description="Score the untuned base as well.")
-    few_shot: int = Field(default=0, ge=0, description="Examples in the prompt when the base is scored again; 0: not.")
-    max_examples: int | None = Field(
-        default=None, ge=1, description="Held-out examples scored per test set, chosen by data.split.seed; null: all."
-    )
-    max_new_tokens: int = Field(default=64, ge=1, description="Longest generated answer in tokens, at least 1.")
-    slices: list[Text] = Field(default_factory=list, description="Columns whose values are also scored apart.")
-    batch_size: int = Field(default=16, ge=1, description="Prompts generated together on one worker, at least 1.")
-
-
 def _without_empty(value: object) -> object:
     """Read a key with nothing after it (a block whose keys are all commented out) as if it were not there."""
     if not isinstance(value, dict):
@@ -296,6 +268,7 @@ class JobSpec(Block):
             if len(sides) != 2 or not all(side.strip() for side in sides):
                 what, remedy = f"{rule!r} compares nothing", 'Write a rule as "accuracy >= base + 0.10".'
                 raise refusal(["gate", place], what, remedy)
+        self.evaluate.refuse_unasked(self.gate, mixed=bool(self.data.mix))
         return self
 
     @model_validator(mode="after")

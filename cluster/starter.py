@@ -73,7 +73,12 @@ train:
 #   few_shot: 0  # also score the base with this many examples in its prompt
 #   max_examples: null  # score at most this many held-out examples
 #   max_new_tokens: 64
-#   slices: []  # columns whose values are scored apart
+#   slices: []  # columns whose values are scored apart, as [region, class, length]
+#   min_slice_examples: 30  # slices with fewer are undecided
+#   robustness: null  # or {{kinds: [typos, case], max_examples: 100, repeats: 3}}
+#   general: null  # a source of held-out general rows: what tuning costs elsewhere
+#   memorisation: null  # or {{}}: are training answers recited?
+#   faithfulness: null  # or {{form: slots}}: values that answers lack or add
 
 # gate:  # what the release must reach; without rules a finished, checked run is accepted
 #   - accuracy >= 0.70

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, cast
 from cluster.records import Interval, SweepResult
 
 if TYPE_CHECKING:
+    from cluster.acceptance_records import SliceTable
+    from cluster.compare_records import CompareReport, ReviewReport, ReviewSample
     from cluster.errors import HoneError
     from cluster.records import CheckReport, EvalReport, GateReport, Metrics, RunStatus, TrainResult
     from cluster.run_places import ListedRun
@@ -161,7 +163,77 @@ def score_lines(report: EvalReport) -> list[str]:
     for name, value in report.metrics.items():
         interval = report.intervals.get(name)
         rows.append([name, f"{value:.4f}", f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else ""])
-    return [*columns(rows), f"  predictions: {report.predictions}"]
+    lines = columns(rows)
+    for column, table in report.slices.items():
+        lines += ["", *slice_lines(column, table)]
+    return [*lines, f"  predictions: {report.predictions}"]
+
+
+def compare_lines(report: CompareReport) -> list[str]:
+    """Return every model's scores, each later one's difference from the first, and which does best by a metric."""
+    first, *_ = report.models
+    lines: list[str] = []
+    for name in first.metrics:
+        rows = [[name, "score", "95 % interval", f"less {first.model}"]]
+        for model in report.models:
+            span = model.intervals.get(name)
+            found = report.differences.get(model.model, {}).get(name)
+            value = model.metrics.get(name)
+            rows.append(
+                [
+                    model.model,
+                    "" if value is None else f"{value:.4f}",
+                    f"[{span.low:.4f}, {span.high:.4f}]" if span else "",
+                    f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]" if found else "",
+                ]
+            )
+        lines += [*columns(rows), *_best(report, name), ""]
+    return [*lines, f"  {report.examples:,} of {report.of:,} examples", *(f"  {note}" for note in report.notes)]
+
+
+def _best(report: CompareReport, name: str) -> list[str]:
+    best = report.best.get(name)
+    if best is None:
+        return []
+    return [f"  best: {best.model}" if best.clear else f"  not clear: {best.model} is ahead, within the noise"]
+
+
+def sample_lines(sample: ReviewSample) -> list[str]:
+    """Return where a sample for raters lies, and what to do with it."""
+    lines = [f"  {sample.items:,} of {sample.of:,} answers of {sample.run} to {sample.test}: {sample.file}"]
+    if sample.config:
+        return [*lines, f"  Label Studio: labelling configuration in {sample.config}; import its JSON export"]
+    return [*lines, "  rate from 1 (bad) to 5 (good), correct where you can, then: hone review import FILE"]
+
+
+def review_lines(report: ReviewReport) -> list[str]:
+    """Return what people said."""
+    mean, agreed = report.mean_rating, report.agreement
+    numbers = [
+        f"{name} {value:.3f}"
+        for name, value in (("alpha", agreed.krippendorff_alpha), ("kappa", agreed.cohen_kappa))
+        if value is not None
+    ]
+    told = f"{', '.join(numbers) or 'no number'} over {agreed.items:,} items rated more than once"
+    return [
+        f"  rating     {mean.value:.2f} of 5 [{mean.low:.2f}, {mean.high:.2f}], {report.items:,} items",
+        f"  raters     {report.raters}, {report.ratings:,} ratings; agreement: {told}",
+        f"  rows       {report.rows:,} ({report.corrections:,} corrections): {report.file}",
+        "  their inputs are a test's: train on them with data that is divided anew, never beside that test",
+    ]
+
+
+def slice_lines(column: str, table: SliceTable) -> list[str]:
+    """Return one column's slices, largest first, with their first score; those too small to score say so."""
+    first = next((name for score in table.slices.values() for name in score.metrics), "")
+    rows = [[column, "examples", first]]
+    for value, score in table.slices.items():
+        found = score.intervals.get(first)
+        span = f" [{found.low:.3f}, {found.high:.3f}]" if found else ""
+        number = f"{score.metrics[first]:.3f}{span}" if first in score.metrics else "undecided: too few"
+        rows.append([value, f"{score.examples:,}", number])
+    gap = table.gap.get(first)
+    return columns(rows) + ([f"  gap {gap.value:.3f} [{gap.low:.3f}, {gap.high:.3f}]"] if gap else [])
 
 
 def run_lines(runs: Sequence[ListedRun]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from cluster.acceptance_records import Acceptance
 from cluster.phases import PHASES
 from cluster.pipeline import REPORT_PAGE, RunContext
 from cluster.progress import Progress
@@ -23,7 +24,9 @@ from cluster.store import Store
 from tests.checked_sets import PLAN, checked_set
 from trainers import train_page
 from trainers.evaluation import write_predictions
-from trainers.metrics import Predictions, choose_metrics
+from trainers.faithfulness import faithfulness_of
+from trainers.looks import Looks
+from trainers.metrics import OF_VALUES, Predictions, choose_metrics
 from trainers.prepared import Prepared
 from trainers.recorder import HISTORY
 from trainers.scoring import intervals, paired_difference
@@ -100,6 +103,7 @@ def finished_run(
     gate: GateReport | None = None,
     phases: Sequence[dict[str, Any]] = PHASES_DONE,
     data: dict[str, Any] | None = None,
+    acceptance: Acceptance | None = None,
     **job: Any,
 ) -> RunContext:
     """Write what the stages of a job leave, up to the registered release, and return the run's context."""
@@ -117,21 +121,33 @@ def finished_run(
     with store.writing("runs", RUN, "train") as fresh:
         (fresh / "trained.json").write_text(trained(curve).as_json())
         (fresh / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in curve))
-    _evaluate(ctx, checked.prepared, answer, roles)
+    _evaluate(ctx, checked.prepared, answer, roles, acceptance)
     _release(ctx, gate or GateReport(decision="accept", rules=RULES), trained(curve))
     return ctx
 
 
-def _evaluate(ctx: RunContext, prepared: Prepared, answer: Answer, roles: Sequence[str]) -> None:
+def _evaluate(
+    ctx: RunContext, prepared: Prepared, answer: Answer, roles: Sequence[str], acceptance: Acceptance | None
+) -> None:
     record = prepared.record
+    answers: dict[tuple[str, str], Predictions] = {}
+    tests = {test: evaluation_examples(prepared.rows(test)) for test in [*record.tests, *record.slices]}
+    every: dict[str, list[str]] = {}
+    spec = ctx.job.evaluate.faithfulness
+    counting = None if spec is None else faithfulness_of(spec, prepared, tests)
     found: dict[str, Any] = {"metrics": {}, "intervals": {}, "rows": {}, "slices": list(record.slices)}
     with ctx.store.writing("runs", RUN, "evaluation") as fresh:
-        for test in [*record.tests, *record.slices]:
-            examples = evaluation_examples(prepared.rows(test))
+        for test, examples in tests.items():
             labels = record.labels if test in record.tests else []
             names = choose_metrics(record.slices.get(test, record.task), "auto", 0)
+            every[test] = names
             said = {role: predictions(examples, labels, role, answer) for role in roles}
+            if counting is not None and test in record.tests:
+                names = [*names, *OF_VALUES]
+                every[test] = names
+                said = {role: counting.counted(examples, given) for role, given in said.items()}
             found["rows"][test] = len(examples)
+            answers |= {(role, test): given for role, given in said.items()}
             for role, given in said.items():
                 write_predictions(fresh / f"{role}-{test}.parquet", examples, given)
                 spans = {name: span.model_dump() for name, span in intervals(given, names, 0, 50).items()}
@@ -142,20 +158,35 @@ def _evaluate(ctx: RunContext, prepared: Prepared, answer: Answer, roles: Sequen
                 spans = {name: span.model_dump() for name, span in paired.items()}
                 found["intervals"].setdefault("difference", {})[test] = spans
         (fresh / "scores.json").write_text(json.dumps(found))
+        seen = acceptance or Looks(ctx.job, prepared, tests, every, {}).found(answers, {})
+        (fresh / "acceptance.json").write_text(seen.as_json())
 
 
 def predictions(examples: list[EvaluationExample], labels: list[str], role: str, answer: Answer) -> Predictions:
     """Return what a model of this role says: the tuned one is surer of what it says than the others."""
     is_text = not examples[0].prompt
     sure = 1.0 if role == "tuned" else 3.0
+    texts = [] if is_text else [answer(role, example) for example in examples]
     return Predictions(
-        texts=[] if is_text else [answer(role, example) for example in examples],
+        texts=texts,
         references=[] if is_text else [example.references for example in examples],
         labels=[str(example.label) for example in examples] if labels else None,
         label_names=labels or None,
+        label_scores=_probabilities(texts, labels) if len(labels) > 1 else None,
         nll=np.array([sure * (1 + place % 3) for place in range(len(examples))]),
         target_tokens=np.full(len(examples), 4),
     )
+
+
+def _probabilities(texts: list[str], labels: list[str]) -> np.ndarray:
+    """Return 0.9 or 0.6 for the label that is said, the rest for the others alike."""
+    scores = np.full((len(texts), len(labels)), 1 / len(labels))
+    for place, text in enumerate(texts):
+        if text in labels:
+            sure = (0.9, 0.6)[place % 2]
+            scores[place] = (1 - sure) / (len(labels) - 1)
+            scores[place, labels.index(text)] = sure
+    return scores
 
 
 def _release(ctx: RunContext, gate: GateReport, weights: TrainedWeights) -> None:

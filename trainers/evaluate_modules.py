@@ -95,11 +95,24 @@ class LikelihoodMetric(ShippedMetric):
         return self.named_value(Predictions([], [], nll=nll, target_tokens=np.array(references, dtype=np.int64)))
 
 
+class ValueMetric(ShippedMetric):
+    """Counts of the values that answers lack and add."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = "predictions: values lacking, required, added and stated, for each row; references: 0 for each row."
+        counts = datasets.List(datasets.Value("int64"))
+        return self.described(inputs, predictions=counts, references=datasets.Value("int64"))
+
+    def _compute(self, *, predictions: Any = None, **_: Any) -> dict[str, float]:
+        return self.named_value(Predictions([], [], values=np.array(predictions, dtype=np.int64)))
+
+
 MODULES: dict[Needs, type[ShippedMetric]] = {
     "texts": TextMetric,
     "labels": LabelMetric,
     "label_scores": LabelScoreMetric,
     "nll": LikelihoodMetric,
+    "values": ValueMetric,
 }
 
 
@@ -128,4 +141,6 @@ def _arguments(needs: Needs, given: Predictions) -> dict[str, Any] | None:
         return {"predictions": scores, "references": given.labels, "label_names": given.label_names}
     if needs == "nll" and given.nll is not None and given.target_tokens is not None and len(given.nll) > 0:
         return {"predictions": given.nll.tolist(), "references": given.target_tokens.tolist()}
+    if needs == "values" and given.values is not None and len(given.values) > 0:
+        return {"predictions": given.values.tolist(), "references": [0] * len(given.values)}
     return None

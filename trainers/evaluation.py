@@ -2,7 +2,8 @@
 
 The stage asks every model (tuned, base, base with few-shot examples, and the champion where a gate rule names it) for
 the same examples in the same order, one Ray task a model, so that differences are paired. Rows with one input are one
-example with several references. Predictions are kept as Parquet, one file a model and test.
+example with several references. Predictions are kept as Parquet, one file a model and test, and what further looks
+found (trainers/looks.py) beside the scores.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cluster.acceptance_records import Acceptance
 from cluster.errors import HoneError
 from cluster.records import Interval, Metrics
 from trainers.gate_rules import parse_rule
 from trainers.inference import Inference, predict
-from trainers.metrics import AUC_MAX_LABELS, Predictions, choose_metrics
+from trainers.looks import Looks
+from trainers.memorisation import Recital, recite
+from trainers.metrics import AUC_MAX_LABELS, OF_VALUES, Predictions, choose_metrics
 from trainers.prepared import TRAIN, Prepared
 from trainers.scoring import intervals, paired_difference, score
 from trainers.splits import EvaluationExample, evaluation_examples
@@ -60,6 +64,12 @@ def read_scored(ctx: RunContext) -> Scored:
     return Scored(found["metrics"], spans, found["rows"], found["slices"])
 
 
+def read_acceptance(ctx: RunContext) -> Acceptance:
+    """Return what the committed evaluation found beside scores."""
+    directory = ctx.store.reading("runs", ctx.run, "evaluation")
+    return Acceptance.model_validate_json((directory / "acceptance.json").read_text())
+
+
 def run(ctx: RunContext) -> None:
     """Score every model on every test and commit ``runs/RUN/evaluation``."""
     prepared = Prepared(Path(ctx.prepared_path()))
@@ -68,16 +78,23 @@ def run(ctx: RunContext) -> None:
     tests = {name: _examples(ctx, prepared, name) for name in [*record.tests, *record.slices]}
     asked_for = ctx.job.evaluate.metrics
     names = dict.fromkeys(record.tests, choose_metrics(record.task, asked_for, len(record.labels)))
+    if ctx.job.evaluate.faithfulness is not None:
+        names = {name: [*chosen, *OF_VALUES] for name, chosen in names.items()}
     names |= {name: choose_metrics(task, asked_for, 0) for name, task in record.slices.items()}
-    asked = {
+    asked: dict[tuple[str, str], Inference] = {
         (role, test): _inference(ctx.job, prepared, role, model, examples, labelled=test in record.tests)
         for test, examples in tests.items()
         for role, model in models.items()
     }
+    looks = Looks(ctx.job, prepared, tests, names, models)
+    further = looks.asked()
     sizes = ", ".join(f"{len(examples):,} of {name}" for name, examples in tests.items()) or "no test rows"
     ctx.progress.say(f"evaluate: {', '.join(models)} on {sizes}")
-    answers = dict(zip(asked, _ask(list(asked.values()), ctx.plan().gpus_per_worker), strict=True))
+    said = _ask([*asked.values(), *further.values()], ctx.plan().gpus_per_worker)
+    answers = looks.with_values(dict(zip(asked, said, strict=False)))
+    found = looks.found(answers, dict(zip(further, said[len(asked) :], strict=True)))
     with ctx.store.writing("runs", ctx.run, "evaluation") as directory:
+        (directory / "acceptance.json").write_text(found.as_json())
         for (role, test), predictions in answers.items():
             write_predictions(directory / f"{role}-{test}.parquet", tests[test], predictions)
         (directory / "scores.json").write_text(json.dumps(_scores(answers, names, tests, list(record.slices))))
@@ -129,14 +146,17 @@ def _inference(
     )
 
 
-def _ask(asked: list[Inference], gpus: float) -> list[Predictions]:
-    """Answer each inference in its own Ray task."""
+def _ask(asked: list[Inference | Recital], gpus: float) -> list[Any]:
+    """Answer each inference or recital in its own Ray task."""
     import ray
     from ray.exceptions import RayTaskError
 
-    task: Callable[..., Any] = ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=1)(predict).remote
+    def task(of: Callable[..., Any]) -> Callable[..., Any]:
+        return ray.remote(num_cpus=1, num_gpus=min(gpus, 1), max_retries=1)(of).remote
+
+    answering, reciting = task(predict), task(recite)
     try:
-        return ray.get([task(inference) for inference in asked])
+        return ray.get([reciting(one) if isinstance(one, Recital) else answering(one) for one in asked])
     except RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, HoneError) else error from error
@@ -179,15 +199,16 @@ def write_predictions(path: Path, examples: Sequence[EvaluationExample], predict
     if predictions.nll is not None and predictions.target_tokens is not None:
         table["nll"] = predictions.nll
         table["target_tokens"] = predictions.target_tokens
+    if predictions.values is not None:
+        table["values"] = predictions.values.tolist()
     pq.write_table(pa.table(table), path)
 
 
 def read_predictions(path: Path, label_names: list[str]) -> tuple[list[EvaluationExample], Predictions]:
-    """Return what ``write_predictions`` wrote, without label scores; ``label_names`` are the training rows' labels."""
+    """Return what ``write_predictions`` wrote; ``label_names`` are the training rows' labels."""
     import pyarrow.parquet as pq
 
-    names = [name for name in pq.read_schema(path).names if name != "label_scores"]
-    found = pq.read_table(path, columns=names).to_pydict()
+    found = pq.read_table(path).to_pydict()
     labels = found.get("label")
     examples = [
         EvaluationExample(tuple(json.loads(prompt)), tuple(references), label, where)
@@ -201,6 +222,8 @@ def read_predictions(path: Path, label_names: list[str]) -> tuple[list[Evaluatio
         references=[example.references for example in examples] if texts else [],
         labels=labels,
         label_names=label_names if labels is not None else None,
+        label_scores=np.array(found["label_scores"]) if "label_scores" in found else None,
         nll=np.array(found["nll"]) if "nll" in found else None,
         target_tokens=np.array(found["target_tokens"]) if "target_tokens" in found else None,
+        values=np.array(found["values"], dtype=np.int64) if "values" in found else None,
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from cluster.errors import DataError
 
 if TYPE_CHECKING:
-    from cluster.spec import DataFormat
+    from cluster.layout_spec import DataFormat
 
 Format = Literal["messages", "sharegpt", "alpaca", "prompt_completion", "classification", "text"]
 

@@ -2,9 +2,10 @@
 
 A rule is true, false or undecided. Any false one rejects; otherwise an undecided one (a number is missing or not
 finite) holds; otherwise the gate accepts, also when there are no rules. A metric without a test's name means every
-test there is: the rule must hold on each, and the outcome shows the numbers of the test that decided. A rule that names
-the champion does not apply while there is none. Numbers closer than 1e-9 are equal, so that `accuracy >= base + 0.1`
-does not fail on the last binary digit of a sum.
+test there is: the rule must hold on each, and the outcome shows the numbers of the test that decided. A look at the
+release itself (trainers/gate_terms.py) has one number, or none and why. A rule that names the champion does not apply
+while there is none. Numbers closer than 1e-9 are equal, so that `accuracy >= base + 0.1` does not fail on the last
+binary digit of a sum.
 
 The policy is pure: facts in, decision out; whoever calls it acts. The grammar of rules is trainers/gate_rules.py.
 Left out: significance (compare the paired intervals of the report for that).
@@ -17,7 +18,6 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 from cluster.records import GateDecision, GateReport, Metrics, RuleOutcome
-from cluster.speed_spec import SPEED_METRICS
 from trainers.gate_rules import Operand, Operator, Rule, parse_rule
 
 TOLERANCE = 1e-9
@@ -28,15 +28,17 @@ class Scores:
     """The numbers that rules speak of, each as test name → metric → value.
 
     An unnamed test file has the name "test". ``base`` is None when the base was not scored, ``champion`` when there is
-    no champion yet. A rule without a test speaks of every test but those in ``slices``.
+    no champion yet. A rule without a test speaks of every test but those in ``slices``. ``facts`` are numbers of the
+    release itself; ``notes`` say of a name (on a test, or "" for facts) what stands behind its number, or why it has
+    none.
     """
 
     test: dict[str, Metrics]
     base: dict[str, Metrics] | None = None
     champion: dict[str, Metrics] | None = None
     slices: frozenset[str] = frozenset()
-    speed: Metrics = field(default_factory=dict[str, float])
-    """Of the release as a whole, on no test."""
+    facts: Metrics = field(default_factory=dict[str, float])
+    notes: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     @property
     def everywhere(self) -> list[str]:
@@ -58,7 +60,7 @@ def decide(rules: Sequence[str], scores: Scores) -> GateReport:
 def _outcome(rule: Rule, scores: Scores) -> RuleOutcome:
     if "champion" in rule.peers and scores.champion is None:
         return RuleOutcome(rule=rule.text, left=None, right=None, passed=True, note="no champion yet")
-    everywhere = any(side.metric not in (None, *SPEED_METRICS) and side.test is None for side in rule.sides)
+    everywhere = any(side.is_on_tests and side.test is None for side in rule.sides)
     if not everywhere:
         return _outcome_on(rule, None, scores)
     if not scores.everywhere:
@@ -91,26 +93,25 @@ def _outcome_on(rule: Rule, test: str | None, scores: Scores) -> RuleOutcome:
 
 
 def _value(rule: Rule, side: Operand, test: str | None, scores: Scores) -> tuple[float | None, str]:
-    """Return a side's number, or None and which number is missing."""
+    """Return a side's number, or None, and what there is to say of it: which number is missing and why."""
     if side.number is not None:
         return side.number + side.offset, ""
     named = rule.measured if side.peer else side
-    metric, on = named.metric, named.test or test
-    assert metric is not None, "a parsed rule names a metric"
-    if metric in SPEED_METRICS:
-        number = scores.speed.get(metric)
-        return (None, f"{metric} was not measured") if number is None else (number + side.offset, "")
+    key, on = named.key, (named.test or test) if named.is_on_tests else ""
     assert on is not None, "without a test of its own, a metric is looked up on each"
-    table = {"base": scores.base, "champion": scores.champion, None: scores.test}[side.peer]
+    table = {"base": scores.base, "champion": scores.champion, None: scores.test if on else {"": scores.facts}}[
+        side.peer
+    ]
     whose = f"{side.peer}'s " if side.peer else ""
     if table is None:
-        return None, f"{whose}{metric} is missing: the {side.peer} was not scored"
-    number = table.get(on, {}).get(metric)
+        return None, f"{whose}{key} is missing: the {side.peer} was not scored"
+    number, place = table.get(on, {}).get(key), f" on {on}" if on else ""
+    note = "" if side.peer else scores.notes.get((on, key), "")
     if number is None:
-        return None, f"{whose}{metric} on {on} is missing"
+        return None, f"{whose}{key}{place} is missing" + (f": {note}" if note else "")
     if not isfinite(number):
-        return None, f"{whose}{metric} on {on} is {number}"
-    return number + side.offset, ""
+        return None, f"{whose}{key}{place} is {number}"
+    return number + side.offset, note
 
 
 def _holds(left: float, operator: Operator, right: float) -> bool:

@@ -2,13 +2,14 @@
 
     rule := term OP term                 OP: >= > <= < ==
     term := operand [("+" | "-") NUMBER]
-    operand := NUMBER | METRIC | TEST.METRIC | SPEED | base | champion
+    operand := NUMBER | [TEST.]METRIC | [TEST.]LOOK | base | champion
+    LOOK := worst_slice(COLUMN).METRIC | slice_gap(COLUMN).METRIC | robustness_drop(KIND).METRIC | TERM | TERM(METRIC)
 
-`base` and `champion` are the same metric on the same test, of the untuned base and of the current champion. A metric of
-speed (``cluster.speed_spec``) is the release's own, on no test and without a peer. Rules are
+`base` and `champion` are the same metric on the same test, of the untuned base and of the current champion. Rules are
 parsed when the job file is read, long before there are numbers (trainers/gate.py decides on those), so everything
 that can be known then is refused then: names that do not exist or that the job will not compute, and bounds that no
-share can reach. Another kind of operand is one more token and one more case of `_operand`.
+share can reach. What looks there are is the table in trainers/gate_terms.py; whether the job asks for one is checked
+with the job file (cluster/evaluate_spec.py).
 
 Left out: boolean operators (the gate holds every rule to be true) and products.
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from cluster.errors import JobFileError
-from cluster.speed_spec import SPEED_METRICS
+from trainers.gate_terms import TERMS, Term, spelled
 from trainers.metrics import METRICS, did_you_mean
 
 Operator = Literal[">=", ">", "<=", "<", "=="]
@@ -29,21 +30,43 @@ Peer = Literal["base", "champion"]
 
 WHERE = "gate"
 REMEDY = "write a rule such as 'accuracy >= 0.70', 'accuracy >= base + 0.10' or 'loss <= champion'"
+LOOK = re.compile(r"(?:([A-Za-z_]\w*)\.)?([A-Za-z_]\w*)\(([^()]*)\)(?:\.([A-Za-z_]\w*))?")
 TOKEN = re.compile(
-    r"\s*(?:(?P<dotted>[A-Za-z_]\w*\.[A-Za-z_]\w*)|(?P<name>[A-Za-z_]\w*)"
+    r"\s*(?:(?P<look>(?:[A-Za-z_]\w*\.)?[A-Za-z_]\w*\([^()]*\)(?:\.[A-Za-z_]\w*)?)"
+    r"|(?P<dotted>[A-Za-z_]\w*\.[A-Za-z_]\w*)|(?P<name>[A-Za-z_]\w*)"
     r"|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<operator>>=|<=|==|>|<)|(?P<sign>[+-]))"
 )
 
 
 @dataclass(frozen=True)
 class Operand:
-    """One side of a rule: a number, a metric (on one test, or on each) or a peer's same metric, plus an offset."""
+    """One side of a rule: a number, a metric or term (on one test, or on each) or a peer's same one, plus an offset.
+
+    A term may have what stands in its parentheses as ``argument``, and be about a metric.
+    """
 
     number: float | None = None
     metric: str | None = None
     test: str | None = None
     peer: Peer | None = None
     offset: float = 0.0
+    term: Term | None = None
+    argument: str = ""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the side names something that has to be measured."""
+        return self.metric is not None or self.term is not None
+
+    @property
+    def is_on_tests(self) -> bool:
+        """Whether it has a number for each test, not one for the release."""
+        return self.is_measured and (self.term is None or self.term.on_tests)
+
+    @property
+    def key(self) -> str:
+        """The name that its number is looked up under."""
+        return spelled(self.term.name, self.argument, self.metric or "") if self.term else self.metric or ""
 
 
 @dataclass(frozen=True)
@@ -67,8 +90,8 @@ class Rule:
 
     @property
     def measured(self) -> Operand:
-        """The side that names a metric, the left one if both do: the metric and test that a peer takes over."""
-        return self.left if self.left.metric is not None else self.right
+        """The side that names what is measured, the left one if both do: what a peer takes over."""
+        return self.left if self.left.is_measured else self.right
 
 
 @dataclass(frozen=True)
@@ -102,12 +125,14 @@ def parse_rule(
     if rest[0].kind != "end":
         raise _refusal(rule, rest[0], "expected the end of the rule")
     parsed = Rule(rule, left, operator, right)
-    if parsed.measured.metric is None:
+    if not parsed.measured.is_measured:
         raise JobFileError(f"gate rule {rule!r} names no metric", REMEDY, WHERE)
-    _refuse_speed(parsed)
     for side in parsed.sides:
         _refuse_unknown(rule, side, METRICS if metrics is None else metrics, tests)
     _refuse_unreachable(parsed)
+    if parsed.peers and parsed.measured.term is not None and not parsed.measured.term.has_peers:
+        name = parsed.measured.term.name
+        raise JobFileError(f"gate rule {rule!r}: {name} is about the release alone", "compare it with a number", WHERE)
     if "base" in parsed.peers and not base_scored:
         raise JobFileError(f"gate rule {rule!r} needs the base's scores", "set evaluate.base: true", WHERE)
     return parsed
@@ -123,8 +148,8 @@ def refuse_undecidable(
     everywhere = [test for test in computed if test not in slices]
     for text in rules:
         rule = parse_rule(text, base_scored=base_scored)
-        for side in rule.sides:
-            if side.metric is not None and not (computed if side.test else everywhere):
+        for side in (side for side in rule.sides if side.is_on_tests):
+            if not (computed if side.test else everywhere):
                 remedy = "give data.test or add rows for a split of data.split.test, or remove the rule"
                 raise JobFileError(f"gate rule {text!r} needs a test, and this job has none", remedy, WHERE)
             if side.test is not None and side.test not in computed:
@@ -154,7 +179,7 @@ def _operand(rule: str, tokens: list[Token]) -> tuple[Operand, list[Token]]:
             raise _refusal(rule, tokens[0], "expected a number after the sign")
     head, tokens = tokens[0], tokens[1:]
     offset = 0.0
-    if head.kind in ("number", "name", "dotted") and tokens[0].kind == "sign":
+    if head.kind in ("number", "name", "dotted", "look") and tokens[0].kind == "sign":
         if tokens[1].kind != "number":
             raise _refusal(rule, tokens[1], "expected a number after + or -")
         offset = float(tokens[0].text + tokens[1].text)
@@ -165,12 +190,45 @@ def _operand(rule: str, tokens: list[Token]) -> tuple[Operand, list[Token]]:
         case "name" if head.text == "base" or head.text == "champion":
             return Operand(peer=head.text, offset=offset), tokens
         case "name":
-            return Operand(metric=head.text, offset=offset), tokens
+            return _named(rule, head.text, None, offset), tokens
         case "dotted":
-            test, metric = head.text.rsplit(".", 1)
-            return Operand(metric=metric, test=test, offset=offset), tokens
+            test, name = head.text.rsplit(".", 1)
+            return _named(rule, name, test, offset), tokens
+        case "look":
+            return _look(rule, head, offset), tokens
         case _:
             raise _refusal(rule, head, "expected a number, a metric, base or champion")
+
+
+def _named(rule: str, name: str, test: str | None, offset: float) -> Operand:
+    """Return a metric, or a term that is written as a metric is."""
+    term = TERMS.get(name)
+    if term is None or term.takes != "nothing" or term.of_metric:
+        return Operand(metric=name, test=test, offset=offset)
+    _refuse_test(rule, term, test)
+    return Operand(term=term, test=test, offset=offset)
+
+
+def _refuse_test(rule: str, term: Term, test: str | None) -> None:
+    if test is not None and not term.on_tests:
+        what = f"gate rule {rule!r}: {term.name} is about the release, not about a test"
+        raise JobFileError(what, f"write {term.written}", WHERE)
+
+
+def _look(rule: str, token: Token, offset: float) -> Operand:
+    """Return a term with parentheses; refuse one that does not exist or is written otherwise."""
+    match = LOOK.fullmatch(token.text)
+    assert match is not None, "the token was found by the same pattern"
+    test, name, argument, metric = match[1], match[2], match[3].strip(), match[4]
+    term = TERMS.get(name)
+    with_parentheses = [known for known, term in TERMS.items() if term.takes != "nothing"]
+    if term is None or term.takes == "nothing":
+        what = f"gate rule {rule!r}: {name!r} takes nothing in parentheses"
+        raise JobFileError(what, did_you_mean(name, with_parentheses), WHERE)
+    if not argument or term.of_metric != (metric is not None):
+        raise JobFileError(f"gate rule {rule!r}: {token.text!r} is incomplete", f"write {term.written}", WHERE)
+    _refuse_test(rule, term, test)
+    return Operand(metric=metric, test=test, offset=offset, term=term, argument=argument)
 
 
 def _refusal(rule: str, token: Token, expected: str) -> JobFileError:
@@ -180,38 +238,44 @@ def _refusal(rule: str, token: Token, expected: str) -> JobFileError:
 
 
 def _refuse_unknown(rule: str, side: Operand, metrics: Collection[str], tests: Collection[str] | None) -> None:
-    if side.metric is None or side.metric in SPEED_METRICS:
+    if not side.is_measured:
         return
     if side.test in ("base", "champion"):
-        raise JobFileError(
-            f"gate rule {rule!r}: {side.test}.{side.metric} is no test", f"write {side.test} alone", WHERE
-        )
-    if side.metric not in METRICS:
-        what = f"gate rule {rule!r}: {side.metric!r} is no known metric"
-        raise JobFileError(what, did_you_mean(side.metric, [*METRICS, *SPEED_METRICS]), WHERE)
-    if side.metric not in metrics:
+        raise JobFileError(f"gate rule {rule!r}: {side.test}.{side.key} is no test", f"write {side.test} alone", WHERE)
+    metric = side.argument if side.term is not None and side.term.takes == "a metric" else side.metric
+    if metric is not None and metric not in METRICS:
+        what = f"gate rule {rule!r}: {metric!r} is no known metric"
+        names = METRICS if side.term else [*METRICS, *(t.name for t in TERMS.values() if t.takes == "nothing")]
+        raise JobFileError(what, did_you_mean(metric, names), WHERE)
+    if metric is not None and side.is_on_tests and metric not in metrics:
         remedy = f"add it to evaluate.metrics, or use one of: {', '.join(metrics)}"
-        raise JobFileError(f"gate rule {rule!r}: this job does not compute {side.metric!r}", remedy, WHERE)
+        raise JobFileError(f"gate rule {rule!r}: this job does not compute {metric!r}", remedy, WHERE)
     if side.test is not None and tests is not None and side.test not in tests:
         what = f"gate rule {rule!r}: {side.test!r} is no test of this job"
         raise JobFileError(what, did_you_mean(side.test, tests), WHERE)
 
 
-def _refuse_speed(rule: Rule) -> None:
-    """Raise JobFileError where speed is asked of what has none: a test, the base, the champion."""
-    for side in rule.sides:
-        if side.metric in SPEED_METRICS and (side.test is not None or rule.peers):
-            other = side.test or " and ".join(sorted(rule.peers))
-            what = f"gate rule {rule.text!r}: {side.metric} is measured of the release as a whole, and not of {other}"
-            raise JobFileError(what, f"write a bound, as '{side.metric} <= 2'", WHERE)
-
-
 def _refuse_unreachable(rule: Rule) -> None:
-    metric = rule.measured.metric
-    bound = rule.right if rule.measured is rule.left else rule.left
-    if metric not in METRICS or bound.number is None or not METRICS[metric].is_share:
+    measured = rule.measured
+    bound = rule.right if measured is rule.left else rule.left
+    bounds = _bounds(measured)
+    if bound.number is None or bounds is None:
         return
-    needed = bound.number + bound.offset - rule.measured.offset
-    if not 0 <= needed <= 1:
-        what = f"gate rule {rule.text!r} compares {metric} with {needed:g}, and it lies between 0 and 1"
+    needed = bound.number + bound.offset - measured.offset
+    low, high = bounds
+    if not low <= needed <= high:
+        what = (
+            f"gate rule {rule.text!r} compares {measured.key} with {needed:g}, and it lies between {low:g} and {high:g}"
+        )
         raise JobFileError(what, "write a share as a fraction: 70 % is 0.70", WHERE)
+
+
+def _bounds(side: Operand) -> tuple[float, float] | None:
+    """Return the lowest and highest value that a side can take, where both are known."""
+    term = side.term
+    if term is not None and term.bounds is not None:
+        return term.bounds
+    metric = side.argument if term is not None and term.takes == "a metric" else side.metric
+    if metric is None or not METRICS[metric].is_share:
+        return None
+    return (0.0, 1.0) if term is None or term.has_peers else (-1.0, 1.0)

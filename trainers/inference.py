@@ -21,6 +21,7 @@ from trainers.metrics import Predictions
 if TYPE_CHECKING:
     import torch
 
+    from trainers.sampled import Sampled
     from trainers.splits import EvaluationExample
     from trainers.templates import Template
     from trainers.turns import Message
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inference:
-    """What to ask a model: which examples, under which template, with what bounds."""
+    """What to ask a model: which examples, under which template, with what bounds.
+
+    Answers are greedy unless ``sampled``; ``score_references`` asks for the references' likelihoods as well.
+    """
 
     model: str
     examples: list[EvaluationExample]
@@ -39,6 +43,8 @@ class Inference:
     batch_rows: int = 16
     max_length: int | None = None
     shots: list[list[Message]] = field(default_factory=list)
+    sampled: Sampled | None = None
+    score_references: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def adapter_base(path: str) -> str:
 
 
 def predict(asked: Inference) -> Predictions:
-    """Answer every example greedily and score its references: what metrics are computed from."""
+    """Answer every example and score its references: what metrics are computed from."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,7 +114,7 @@ def predict(asked: Inference) -> Predictions:
         return Predictions(texts=[], references=[], nll=nll, target_tokens=target_tokens)
     texts = answers(loaded, asked)
     scores = _label_scores(loaded, asked) if asked.score_labels else None
-    nll, target_tokens = (None, None) if asked.shots else _likelihood(loaded, asked)
+    nll, target_tokens = (None, None) if asked.shots or not asked.score_references else _likelihood(loaded, asked)
     labelled = bool(asked.label_names)
     return Predictions(
         texts=texts,
@@ -122,7 +128,7 @@ def predict(asked: Inference) -> Predictions:
 
 
 def answers(loaded: Loaded, asked: Inference) -> list[str]:
-    """Return the model's greedy answer to every example."""
+    """Return the model's answer to every example."""
     from trainers.generate import generate
 
     found = generate(
@@ -131,6 +137,7 @@ def answers(loaded: Loaded, asked: Inference) -> list[str]:
         stop_ids=loaded.template.stop_ids,
         max_new_tokens=asked.max_new_tokens,
         batch_rows=asked.batch_rows,
+        sampled=asked.sampled,
     )
     return [loaded.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in found]
 

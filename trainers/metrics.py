@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ from trainers import label_metrics, text_metrics
 from trainers.bootstrap import Floats, Weighted, from_sums
 
 Task = Literal["classification", "generation", "text"]
-Needs = Literal["texts", "labels", "label_scores", "nll"]
+Needs = Literal["texts", "labels", "label_scores", "nll", "values"]
+Item = TypeVar("Item")
 
 AUC_MAX_LABELS = 20
 WHERE = "evaluate.metrics"
@@ -38,7 +39,8 @@ class Predictions:
     ``texts`` and ``references`` (one or more per row) are the generated and the expected answers, both empty for plain
     text. ``labels`` are the gold labels of a classification and ``label_names`` all labels known from training.
     ``label_scores`` (N, C) are probabilities over ``label_names``, rows summing to one. ``nll`` (N,) is each row's
-    negative log-likelihood in nats, summed over its ``target_tokens`` (N,).
+    negative log-likelihood in nats, summed over its ``target_tokens`` (N,). ``values`` (N, 4) counts the values that
+    an answer had to hold and lacks, had to hold, holds without a right to, and holds.
     """
 
     texts: list[str]
@@ -48,6 +50,7 @@ class Predictions:
     label_scores: Floats | None = None
     nll: Floats | None = None
     target_tokens: NDArray[np.integer] | None = None
+    values: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         assert len(self._lengths()) <= 1, f"columns of different lengths: {sorted(self._lengths())}"
@@ -60,8 +63,27 @@ class Predictions:
         """N, the number of rows."""
         return max(self._lengths(), default=0)
 
+    def at(self, places: NDArray[np.integer]) -> Predictions:
+        """Return the rows at these places, in their order; the label names stay."""
+        chosen = places.tolist()
+
+        def listed(column: list[Item]) -> list[Item]:
+            return [column[place] for place in chosen] if column else []
+
+        return Predictions(
+            texts=listed(self.texts),
+            references=listed(self.references),
+            labels=None if self.labels is None else listed(self.labels),
+            label_names=self.label_names,
+            label_scores=None if self.label_scores is None else self.label_scores[places],
+            nll=None if self.nll is None else self.nll[places],
+            target_tokens=None if self.target_tokens is None else self.target_tokens[places],
+            values=None if self.values is None else self.values[places],
+        )
+
     def _lengths(self) -> set[int]:
-        columns = (self.texts, self.references, self.labels, self.label_scores, self.nll, self.target_tokens)
+        likelihoods = (self.label_scores, self.nll, self.target_tokens)
+        columns = (self.texts, self.references, self.labels, *likelihoods, self.values)
         return {len(column) for column in columns if column is not None and len(column) > 0}
 
     def class_names(self) -> list[str]:
@@ -125,6 +147,17 @@ def _auc_roc(predictions: Predictions) -> Weighted | None:
         return None
     gold = label_metrics.classes_of(predictions.labels, predictions.label_names)
     return label_metrics.auc_roc(predictions.label_scores, gold)
+
+
+def _of_values(value: Callable[[Floats], Floats]) -> Callable[[Predictions], Weighted | None]:
+    def weigh(predictions: Predictions) -> Weighted | None:
+        if predictions.values is None:
+            return None
+        missing, required, added, stated = predictions.values.astype(np.float64).T
+        faithful = (missing + added == 0).astype(np.float64)
+        return from_sums(np.column_stack([missing, required, added, stated, faithful, np.ones(len(faithful))]), value)
+
+    return weigh
 
 
 def _of_nll(value: Callable[[Floats], Floats]) -> Callable[[Predictions], Weighted | None]:
@@ -200,6 +233,29 @@ _TABLE = (
         _of_texts(text_metrics.exact_match),
     ),
     Metric(
+        "faithfulness",
+        "share of answers that lack no required value and add none",
+        "values",
+        frozenset(),
+        _of_values(lambda sums: sums[:, 4] / sums[:, 5]),
+    ),
+    Metric(
+        "slots_missing",
+        "share of the required values that answers lack",
+        "values",
+        frozenset(),
+        _of_values(lambda sums: sums[:, 0] / sums[:, 1]),
+        higher_is_better=False,
+    ),
+    Metric(
+        "slots_added",
+        "share of the values in answers that they have no right to",
+        "values",
+        frozenset(),
+        _of_values(lambda sums: np.where(sums[:, 3] > 0, sums[:, 2] / sums[:, 3], 0.0)),
+        higher_is_better=False,
+    ),
+    Metric(
         "loss",
         "negative log-likelihood per target token, in nats",
         "nll",
@@ -217,6 +273,8 @@ _TABLE = (
     ),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+OF_VALUES = tuple(name for name, metric in METRICS.items() if metric.needs == "values")
+"""Metrics that a job with evaluate.faithfulness gets unasked."""
 ALWAYS = ("loss", "perplexity")
 
 
@@ -251,5 +309,7 @@ def _refuse_unfit(metric: Metric, task: Task) -> None:
             "remove it, or name the label column: data.columns.label",
             WHERE,
         )
+    if needs == "values":
+        raise JobFileError(f"{name!r} comes with evaluate.faithfulness", "set that, and remove it here", WHERE)
     if needs == "texts" and task == "text":
         raise JobFileError(f"{name!r} needs answers to compare, and the data is plain text", "remove it", WHERE)

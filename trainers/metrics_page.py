@@ -10,6 +10,7 @@ from cluster.speed_spec import SPEED_METRICS, SpeedSpec
 from trainers import gate_rules
 from trainers.bootstrap import LEVEL, RESAMPLES
 from trainers.gate import TOLERANCE
+from trainers.gate_terms import TERMS
 from trainers.metrics import ALWAYS, AUC_MAX_LABELS, METRICS, Metric
 
 LABELS = """\
@@ -52,6 +53,22 @@ metric without a test's name means every test there is. Numbers closer than {tol
 | `old.accuracy >= base` | on the test named `old` |
 | `loss <= base` | at most the base's loss |
 | `p95_latency_s <= 2` | of twenty answers nineteen take at most two seconds |
+| `worst_slice(region).accuracy >= 0.6` | no region below, of those with enough examples |
+| `general_drop(rouge_l) <= 0.02` | on general rows at most two points worse than the base |
+
+### Looks
+
+Rules may also name what further looks at the release found, each where the job asks for it. A term with a test's
+numbers takes a test's name in front (`old.slice_gap(region).accuracy <= 0.1`) and otherwise means every test.
+
+{terms}
+
+A slice with fewer examples than `evaluate.min_slice_examples` is **undecided**: it is listed and counted, never scored.
+Rules speak of the slices that are large enough, and name in their note how many were not; where those that are large
+enough hold less than half of the examples (for a gap: where there is only one), the rule is undecided, the gate holds.
+A column of the data wins over the words `class`, `source` and `length`.
+
+### Decision
 
 A false rule **rejects**. Otherwise a rule whose number is missing or not finite **holds**. Otherwise the gate
 **accepts**, also without rules. Unknown metrics, tests and unreachable bounds are refused when the job file is read."""
@@ -75,7 +92,7 @@ def metrics_page() -> str:
         f"## Texts\n\n{TEXTS}\n",
         f"## Intervals\n\n{INTERVALS.format(level=LEVEL, resamples=RESAMPLES)}\n",
         f"## Speed\n\n{SPEED.format(**SpeedSpec().model_dump())}\n\n{_speed_table()}\n",
-        f"## Gate\n\n{GATE.format(grammar=grammar, tolerance=TOLERANCE)}\n",
+        f"## Gate\n\n{GATE.format(grammar=grammar, tolerance=TOLERANCE, terms=_terms())}\n",
     ]
     return "\n".join(sections)
 
@@ -85,8 +102,17 @@ def _speed_table() -> str:
     return "\n".join(["| metric | meaning |", "| --- | --- |", *rows])
 
 
+def _terms() -> str:
+    rows = ["| term | compared with | meaning |", "| --- | --- | --- |"]
+    for term in (term for term in TERMS.values() if term.name not in SPEED_METRICS):
+        peers = "numbers, `base`, `champion`" if term.has_peers else "numbers"
+        rows.append(f"| `{term.written}` | {peers} | {term.meaning} |")
+    return "\n".join(rows)
+
+
 def _row(metric: Metric) -> str:
     better = "higher" if metric.higher_is_better else "lower"
     source = {"texts": "texts", "labels": "labels", "label_scores": "label probabilities", "nll": "likelihoods"}
-    tasks = ", ".join(sorted(metric.tasks))
+    source |= {"values": "values"}
+    tasks = ", ".join(sorted(metric.tasks)) or "`evaluate.faithfulness`"
     return f"| `{metric.name}` | {better} | {source[metric.needs]} | {tasks} | {metric.meaning} |"

@@ -24,7 +24,8 @@ from trainers.curve_tracking import refuse_untracked
 from trainers.dataset import Form, NothingToTrainOn, Sources, build
 from trainers.formats import require_columns
 from trainers.gate_rules import parse_rule, refuse_undecidable
-from trainers.metrics import choose_metrics
+from trainers.look_refusals import refuse_blind_looks
+from trainers.metrics import OF_VALUES, choose_metrics
 from trainers.planning import plan_run
 from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.report_records import FileRecord
@@ -128,6 +129,7 @@ def _checked(job: JobSpec, settings: Settings, progress: Progress) -> Checked:
     plan, refused = None, None
     try:
         _refuse_undecidable(job, prepared)
+        refuse_blind_looks(job, prepared)
         plan = plan_run(job, prepared, settings)
     except HoneError as error:
         refused = error
@@ -139,6 +141,8 @@ def _refuse_undecidable(job: JobSpec, prepared: Prepared) -> None:
     record, asked = prepared.record, job.evaluate.metrics
     computed = dict.fromkeys(record.tests, choose_metrics(record.task, asked, len(record.labels)))
     computed |= {name: choose_metrics(task, asked, 0) for name, task in record.slices.items()}
+    if job.evaluate.faithfulness is not None:
+        computed |= {name: [*computed[name], *OF_VALUES] for name in record.tests}
     refuse_undecidable(job.gate, computed, record.slices, base_scored=job.evaluate.base)
 
 
@@ -152,8 +156,6 @@ def refuse_early(job: JobSpec) -> None:
     if job.train.method == "qlora":
         refuse_qlora()
     refuse_untracked(job.tracking)
-    if job.evaluate.slices:
-        raise JobFileError("slices are not scored yet", "remove evaluate.slices", "evaluate.slices")
 
 
 def refuse_qlora() -> None:

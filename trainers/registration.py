@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster.records import GateReport, Release, TrainResult
+from trainers.evaluation import read_acceptance
 from trainers.recorder import read_history
 from trainers.train import trained_weights
 
@@ -41,6 +42,7 @@ def run(ctx: RunContext) -> None:
         intervals=release.intervals,
         throughput=trained.throughput,
         gate=gate,
+        acceptance=None if (found := read_acceptance(ctx)).is_empty else found,
     )
     ctx.store.put_json(result.model_dump(mode="json"), "runs", ctx.run, "result.json")
 

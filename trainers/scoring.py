@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.records import Interval
-from trainers.bootstrap import RESAMPLES, Weighted, bootstrap_intervals, paired_intervals
+from trainers.bootstrap import RESAMPLES, Weighted, bootstrap_intervals, paired_intervals, value_of
 from trainers.metrics import METRICS, Predictions
 
 
@@ -21,11 +21,20 @@ def score(predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
     return compute_all(predictions, names)
 
 
+def values(predictions: Predictions, names: Sequence[str]) -> dict[str, float]:
+    """Return every named metric that is defined on these predictions, without the `evaluate` modules around it."""
+    found = {
+        name: value_of(metric, predictions.num_examples)
+        for name, metric in weighted_metrics(predictions, names).items()
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def intervals(
     predictions: Predictions, names: Sequence[str], seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
     """Return every named metric with its 95 % percentile bootstrap interval over rows; none below two rows."""
-    return bootstrap_intervals(_weighted(predictions, names), predictions.num_examples, seed, resamples)
+    return bootstrap_intervals(weighted_metrics(predictions, names), predictions.num_examples, seed, resamples)
 
 
 def paired_difference(
@@ -37,10 +46,11 @@ def paired_difference(
     """
     assert a.num_examples == b.num_examples, "a paired difference needs the same rows"
     assert a.references == b.references, "a paired difference needs the same rows in the same order"
-    return paired_intervals(_weighted(a, names), _weighted(b, names), a.num_examples, seed, resamples)
+    return paired_intervals(weighted_metrics(a, names), weighted_metrics(b, names), a.num_examples, seed, resamples)
 
 
-def _weighted(predictions: Predictions, names: Sequence[str]) -> dict[str, Weighted]:
+def weighted_metrics(predictions: Predictions, names: Sequence[str]) -> dict[str, Weighted]:
+    """Return every named metric that these predictions have the columns for, as a function of row weights."""
     if predictions.num_examples == 0:
         return {}
     weighted = {name: METRICS[name].weigh(predictions) for name in names}

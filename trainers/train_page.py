@@ -15,21 +15,26 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from cluster.acceptance_records import Acceptance
 from cluster.pages import Cell, Section, Tile, Tone, badge, banner, element, facts, joined, page, table, tiles
 from cluster.phases import duration, read_phases
 from cluster.pipeline import REPORT_PAGE
 from cluster.records import CheckReport, GateReport, Release, RuleOutcome, TrainedWeights, TrainResult
 from trainers.answered import Answered
 from trainers.audit_evidence import counted
+from trainers.calibration import calibration_section
 from trainers.confusion import confusion_section
-from trainers.evaluation import Scored, read_predictions, read_scored
+from trainers.evaluation import Scored, read_acceptance, read_predictions, read_scored
+from trainers.looks_page import general_section, memorisation_section, robustness_section
 from trainers.prepared import Prepared
 from trainers.recorder import read_history
+from trainers.slices_page import slices_section
 from trainers.train import trained_weights
 from trainers.train_curves import curves_section
 from trainers.train_samples import samples_section
 from trainers.train_scores import scores_section
 from trainers.train_time import stages_timed, time_section
+from trainers.worst_examples import worst_section
 
 if TYPE_CHECKING:
     from cluster.phases import Phase
@@ -66,6 +71,7 @@ class FinishedRun:
     trained: TrainedWeights
     history: History
     scored: Scored
+    found: Acceptance
     tests: list[Answered]
     phases: list[Phase]
 
@@ -98,6 +104,7 @@ def finished_run(ctx: RunContext) -> FinishedRun:
         trained=trained,
         history=read_history(weights_dir),
         scored=scored,
+        found=read_acceptance(ctx),
         tests=list(_tests(ctx, scored, record.labels)),
         phases=read_phases(ctx.store, ctx.run),
     )
@@ -116,9 +123,15 @@ def train_page(done: FinishedRun) -> str:
     """Return the page as HTML."""
     sections = [
         scores_section(done.scored, done.trained.validation, done.trained.best_step),
+        slices_section(done.found),
         curves_section(done.history, done.trained, done.plan, done.job.train),
         samples_section(done.tests),
+        worst_section(done.tests),
         confusion_section(done.tests),
+        calibration_section(done.tests),
+        robustness_section(done.found),
+        general_section(done.found),
+        memorisation_section(done.found),
         time_section(done.phases, done.trained, done.plan),
         _made_of(done),
     ]

@@ -58,13 +58,14 @@ def _test(answered: Answered) -> Iterator[Markup]:
 
 def _group(group: Group, answered: Answered, scores: Measured) -> Iterator[Markup]:
     yield element("h3", group.name.capitalize() + f": {len(group.places):,} of {group.count:,}")
-    cards = [_example(place, answered, scores) for place in group.places]
+    cards = [example_card(place, answered, scores) for place in group.places]
     yield from cards[:OPEN_EXAMPLES]
     if rest := cards[OPEN_EXAMPLES:]:
         yield folded(counted(len(rest), "further example"), joined(rest))
 
 
-def _example(place: int, answered: Answered, scores: Measured) -> Markup:
+def example_card(place: int, answered: Answered, scores: Measured) -> Markup:
+    """Return one example with its input, the right answers, and what each model answered with its score."""
     example = answered.examples[place]
     at = int((scores.places == place).nonzero()[0][0])
     before = None if scores.before is None else float(scores.before[at])

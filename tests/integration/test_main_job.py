@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.cli import main
 from cluster.records import FINDING_CODES
+from cluster.registry import Registry
+from cluster.session import Settings
 from tests.tiny import write_diverging_base
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -171,21 +174,67 @@ def test_used_up_time_stops_with_a_checkpoint_and_more_of_it_finishes_the_run(
     assert code == 2
 
 
-def test_a_mixture_is_scored_apart_from_the_task(
+def test_a_mixture_is_scored_apart_from_the_task_and_every_look_has_its_numbers(
     tmp_path: Path, home: Path, tiny_base: Path, tickets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     general = tmp_path / "general.jsonl"
     rows = [{"prompt": f"repeat {n * 7919}", "completion": f"{n * 7919} it is"} for n in range(100)]
     general.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    job = job_file(tmp_path, tiny_base, tickets, zero_stage=1, epochs=1, gate='["general.rouge_l >= 0.0"]')
-    text = job.read_text().replace(
-        f"data: {tickets}\n", f"data: {{train: {tickets}, mix: [{{name: general, train: {general}, weight: 0.1}}]}}\n"
+    probes = tmp_path / "probes.jsonl"
+    probes.write_text("".join(json.dumps({"text": f"a probe {n} about nothing at all"}) + "\n" for n in range(40)))
+    rules = [
+        "general.rouge_l >= 0.0",
+        "worst_slice(class).accuracy >= 0.0",
+        "slice_gap(length).accuracy <= 1.0",
+        "robustness_drop(typos).accuracy <= 1.0",
+        "consistency >= 0.0",
+        "general_perplexity_ratio <= 1000",
+        "memorised <= 1.0",
+    ]
+    job = job_file(tmp_path, tiny_base, tickets, zero_stage=1, epochs=1, gate=json.dumps(rules))
+    mixed = f"data: {{train: {tickets}, mix: [{{name: general, train: {general}, weight: 0.1}}]}}\n"
+    looks = "slices: [class, length], min_slice_examples: 5"
+    looks += ", robustness: {kinds: [typos, case], max_examples: 20, repeats: 2}"
+    looks += f", general: {probes}, memorisation: {{prefix_tokens: 0, match_tokens: 1}}"
+    job.write_text(
+        job.read_text().replace(f"data: {tickets}\n", mixed).replace("batch_size: 64", f"batch_size: 64, {looks}")
     )
-    job.write_text(text)
     code, result, _ = run_json(capsys, "train", str(job))
     assert code == 0
     assert "accuracy" in result["metrics"]["test"]
     assert result["metrics"]["test_slices"].keys() == {"general"}
     assert "rouge_l" in result["metrics"]["test_slices"]["general"]
     assert "accuracy" not in result["metrics"]["test_slices"]["general"]
-    assert result["gate"]["rules"][0]["passed"] is True
+    assert [rule["passed"] for rule in result["gate"]["rules"]] == [True] * len(rules)
+    found = result["acceptance"]
+    by_class = found["slices"]["tuned"]["test"]["class"]["slices"]
+    examples = sum(score["examples"] for score in by_class.values())
+    mean = sum(score["examples"] * score["metrics"]["accuracy"] for score in by_class.values()) / examples
+    assert mean == pytest.approx(result["metrics"]["test"]["accuracy"]), "slices add up to the test"
+    assert found["slices"].keys() == {"tuned", "base"}
+    robust = found["robustness"]["test"]
+    assert robust["kinds"].keys() == {"typos", "case"}
+    assert robust["kinds"]["typos"]["changed"] == robust["examples"] == 20
+    assert (found["general"]["source"], found["general"]["examples"]) == ("evaluate.general", 40)
+    assert found["general"]["perplexity_ratio"]["low"] > 0
+    assert found["memorisation"]["trained"] >= 10
+    page = Path(home / "runs" / result["run"] / "report.html").read_text()
+    for section in ("slices", "robustness", "general-ability", "memorisation", "calibration"):
+        assert f'<section id="{section}">' in page
+    _rate(capsys, result["run"], tmp_path)
+    assert Registry(Settings.here()).version_metrics("tickets@1")["review.mean_rating"] == pytest.approx(4.0)
+
+
+def _rate(capsys: pytest.CaptureFixture[str], run: str, directory: Path) -> None:
+    """Export answers of a run, rate them 3 and 5 in turn, and import that."""
+    sample, rated = directory / "sample.csv", directory / "rated.csv"
+    code, _, _ = run_json(capsys, "review", "export", run, "--out", str(sample), "--count", "6")
+    assert code == 0
+    with sample.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with rated.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row | {"rating": (3, 5)[place % 2]} for place, row in enumerate(rows))
+    code, report, _ = run_json(capsys, "review", "import", str(rated))
+    assert (code, report["items"], report["rows"]) == (0, 6, 3)

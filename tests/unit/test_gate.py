@@ -186,3 +186,56 @@ def test_rules_are_held_against_what_the_job_will_compute() -> None:
     parsed = parse_rule("old.accuracy >= base + 0.1", metrics=["accuracy"], tests=["old"])
     assert (parsed.left.test, parsed.left.metric, parsed.operator) == ("old", "accuracy", ">=")
     assert (parsed.right.peer, parsed.right.offset) == ("base", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("worst_slice(region) >= 0.6", "write worst_slice(COLUMN).METRIC"),
+        ("worst_slice().accuracy >= 0.6", "write worst_slice(COLUMN).METRIC"),
+        ("worst_slce(region).accuracy >= 0.6", "did you mean 'worst_slice'"),
+        ("worst_slice(region).accurcy >= 0.6", "did you mean 'accuracy'"),
+        ("worst_slice(region).accuracy >= 60", "lies between 0 and 1"),
+        ("robustness_drop(typos).accuracy <= 10", "lies between -1 and 1"),
+        ("robustness_drop(typos).accuracy <= base", "is about the release alone"),
+        ("consistency >= 80", "lies between 0 and 1"),
+        ("consistensy >= 0.8", "did you mean 'consistency'"),
+        ("old.memorised <= 0.05", "about the release, not about a test"),
+        ("old.general_drop(accuracy) <= 0.05", "about the release, not about a test"),
+        ("general_drop(accurcy) <= 0.05", "did you mean 'accuracy'"),
+        ("memorised(x) <= 0.05", "takes nothing in parentheses"),
+        ("base.worst_slice(region).accuracy >= 0.1", "write base alone"),
+    ],
+)
+def test_a_look_that_cannot_be_decided_is_refused(rule: str, message: str) -> None:
+    with pytest.raises(JobFileError) as refusal:
+        parse_rule(rule)
+    assert message in str(refusal.value)
+
+
+LOOKS = Scores(
+    {
+        "old": {"accuracy": 0.9, "worst_slice(region).accuracy": 0.7},
+        "new": {"accuracy": 0.6, "worst_slice(region).accuracy": 0.5},
+    },
+    base={"old": {"worst_slice(region).accuracy": 0.3}, "new": {"worst_slice(region).accuracy": 0.45}},
+    facts={"memorised": 0.01, "general_drop(rouge_l)": 0.04},
+    notes={("new", "worst_slice(region).accuracy"): "worst: south", ("", "general_perplexity_ratio"): "no rows"},
+)
+
+
+def test_a_look_at_tests_must_hold_on_every_test_and_says_what_is_behind_it() -> None:
+    outcome = decide(["worst_slice(region).accuracy >= 0.6"], LOOKS).rules[0]
+    assert (outcome.passed, outcome.left) == (False, 0.5)
+    assert outcome.note == "old: passed, new: failed; worst: south"
+    assert decision("old.worst_slice(region).accuracy >= 0.6", scores=LOOKS) == "accept"
+    assert decision("worst_slice(region).accuracy >= base + 0.05", scores=LOOKS) == "accept"
+    assert decision("worst_slice(region).accuracy >= base + 0.06", scores=LOOKS) == "reject"
+
+
+def test_a_fact_of_the_release_is_looked_up_once_and_holds_where_it_is_missing() -> None:
+    assert decision("memorised <= 0.05", "general_drop(rouge_l) <= 0.05", scores=LOOKS) == "accept"
+    assert decision("general_drop(rouge_l) <= 0.03", scores=LOOKS) == "reject"
+    assert decision("memorised <= 0.05", scores=Scores({}, facts={"memorised": 0.0})) == "accept"
+    outcome = decide(["general_perplexity_ratio <= 1.1"], LOOKS).rules[0]
+    assert (outcome.passed, outcome.note) == (None, "general_perplexity_ratio is missing: no rows")

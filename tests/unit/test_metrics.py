@@ -104,11 +104,14 @@ def test_exact_match_accepts_any_reference_and_surrounding_space_only() -> None:
 
 def test_evaluate_modules_and_weighted_statistics_agree() -> None:
     classified, worded = labelled("abcxbbaa"), Predictions(*sentences(7, 60))
-    for predictions in (classified, worded):
+    stating = Predictions([], [], values=np.array([[0, 3, 0, 3], [1, 3, 1, 3], [0, 2, 2, 4]]))
+    for predictions in (classified, worded, stating):
         scores = score(predictions, list(METRICS))
         found = intervals(predictions, list(METRICS), seed=0, resamples=20)
         assert {name: interval.value for name, interval in found.items()} == scores
-    assert set(score(classified, list(METRICS))) | set(score(worded, list(METRICS))) == set(METRICS)
+    every = [score(predictions, list(METRICS)) for predictions in (classified, worded, stating)]
+    assert {name for found in every for name in found} == set(METRICS)
+    assert every[2] == {"faithfulness": 1 / 3, "slots_missing": 1 / 8, "slots_added": 3 / 10}
 
 
 def test_evaluate_modules_work_by_themselves(tmp_path: Path) -> None:

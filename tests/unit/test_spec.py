@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from cluster.blocks import Block, annotation_at, block_types, dotted_keys
+from cluster.errors import JobFileError
+from cluster.jobfile import load_job
 from cluster.spec import JobSpec, MinMax
 
 
@@ -107,6 +110,11 @@ DEFAULTS: dict[str, Any] = {
         "max_examples": None,
         "max_new_tokens": 64,
         "slices": [],
+        "min_slice_examples": 30,
+        "robustness": None,
+        "general": None,
+        "memorisation": None,
+        "faithfulness": None,
         "batch_size": 16,
     },
     "gate": [],
@@ -173,7 +181,11 @@ BOUNDS = [
     ("data.mix", [], [[{"name": "g", "train": "g", "weight": 1}, {"name": "g", "train": "h", "weight": 1}]]),
     ("data.test", ["t.jsonl", ["a", "b"], {"old": "o", "new": ["n"]}, None], [{"base": "x"}, {"a-b": "x"}, {"a": []}]),
     ("gate", [[], ["accuracy >= 0.70", "new.accuracy > base + 0.10", "p95_latency_s <= 2"]], ["accuracy > 1", [""]]),
-    ("gate", [["worst_slice(region).accuracy >= 0.6"]], [["accuracy"], ["> 0.5"], ["a > b > c"], [3]]),
+    (
+        "gate",
+        [["worst >= 0.6"]],
+        [["accuracy"], ["> 0.5"], ["a > b > c"], [3], ["worst_slice(region).accuracy >= 0.6"]],
+    ),
 ]
 
 
@@ -283,3 +295,37 @@ def test_importing_the_spec_loads_nothing_but_pydantic():
     code = "import sys, cluster.spec; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"yaml", "torch", "ray", "numpy", "transformers", "mlflow", "fsspec"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("rule", "evaluate", "message"),
+    [
+        ("worst_slice(regoin).accuracy >= 0.6", "{slices: [region]}", "did you mean region"),
+        ("accuracy >= slice_gap(region).accuracy", "{}", "'region' is not in evaluate.slices"),
+        ("robustness_drop(typos).accuracy <= 0.1", "{}", "'typos' is not in evaluate.robustness"),
+        ("robustness_drop(typo).accuracy <= 0.1", "{robustness: {kinds: [typos]}}", "did you mean typos"),
+        ("consistency >= 0.8", "{robustness: {kinds: [typos]}}", "needs evaluate.robustness.repeats"),
+        ("general_perplexity_ratio <= 1.1", "{}", "needs evaluate.general"),
+        ("memorised <= 0.05", "{}", "needs evaluate.memorisation"),
+        ("old.slots_missing <= 0.05", "{}", "needs evaluate.faithfulness"),
+    ],
+)
+def test_a_rule_about_a_look_that_was_not_asked_for_names_its_line(
+    tmp_path: Path, rule: str, evaluate: str, message: str
+):
+    path = tmp_path / "job.yaml"
+    path.write_text(f"name: a\nbase: b\ndata: c.jsonl\nevaluate: {evaluate}\ngate:\n  - loss <= 3\n  - {rule}\n")
+    with pytest.raises(JobFileError) as refusal:
+        load_job(path)
+    assert refusal.value.where == f"{path}:7"
+    assert message in str(refusal.value)
+
+
+def test_general_rows_are_a_source_or_a_block_and_their_paths_are_the_files(tmp_path: Path):
+    path = tmp_path / "job.yaml"
+    path.write_text("name: a\nbase: b\ndata: c.jsonl\nevaluate: {general: texts.jsonl}\n")
+    general = load_job(path).evaluate.general
+    assert general is not None
+    assert general.data == [str(tmp_path / "texts.jsonl")]
+    with pytest.raises(JobFileError, match=r"evaluate\.base: true"):
+        load_job(path, ["evaluate.base=false"])
