@@ -26,7 +26,7 @@ from trainers import acceptance
 from trainers.gate import Scores, decide
 from trainers.gate_rules import parse_rule, refuse_undecidable
 
-SCORES = Scores({"test": {"accuracy": 0.8}}, speed={"p95_latency_s": 1.5, "tokens_per_s": 400.0})
+SCORES = Scores({"test": {"accuracy": 0.8}}, facts={"p95_latency_s": 1.5, "tokens_per_s": 400.0})
 TURN = [{"role": "user", "content": "help"}]
 
 
@@ -107,7 +107,7 @@ def test_a_rule_about_speed_is_decided_by_what_was_measured(rule: str, decision:
 
 def test_a_rule_about_speed_that_cannot_be_decided_is_refused_before_training():
     for rule in ("p95_latency_s <= champion", "test.p95_latency_s <= 2", "tokens_per_s >= base + 3"):
-        with pytest.raises(JobFileError, match="of the release as a whole"):
+        with pytest.raises(JobFileError, match="about the release"):
             parse_rule(rule)
     with pytest.raises(JobFileError) as refused:
         parse_rule("p95_latency <= 2")
