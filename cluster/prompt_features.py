@@ -1,15 +1,17 @@
 """A prompt → numbers about it: which hashed n-grams it holds, how long it is, which language it is in.
 
 The same in training, where a release's data set is sketched, and at the gateway, which under ``log: features`` keeps
-these numbers instead of the prompt. Words and pairs of neighbouring words fall into 2,048 buckets with a sign (feature
-hashing, Weinberger et al. 2009, arXiv 0902.2206): hundreds of thousands of terms share them, so no word can be read
-from a bucket. That is no encryption: whoever suspects a certain prompt can hash it and compare, which is why ``log:
-off`` exists. Personal data is masked first, so equal prompts of two people have equal numbers.
+these numbers instead of the prompt. Words and the runs of four letters in them (endings and stems: a new topic shares
+them long before it repeats its words) fall into 2,048 buckets with a sign (feature hashing, Weinberger et al. 2009,
+arXiv 0902.2206): hundreds of thousands of n-grams share them, so no word can be read from a bucket. That is no
+encryption: whoever suspects a certain prompt can hash it and compare, which is why there is ``log: off``. Personal data
+is masked first.
 
-A prompt is read up to 8,000 characters: 1 ms of the gateway at most (measured, 0.05 ms for a sentence).
+A prompt is read up to 8,000 characters, which bounds what the gateway spends on it.
 
-Left out: counts of a term within a prompt (that it occurs says nearly all in short texts), and what needs the release,
-which is ``cluster.token_features``'s.
+Left out: counts of an n-gram within a prompt (that it occurs says nearly all in short texts), pairs of words (they told
+less apart than letters did, and are only used to name differences), and what needs the release, which is
+``cluster.token_features``'s.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 BUCKETS = 2048
+LETTERS = 4
 NEGATIVE = 1 << 15
 """Set in a bucket's number where its sign is negative."""
 MOST_CHARACTERS = 8000
@@ -40,19 +43,31 @@ Buckets = NDArray[np.uint16]
 
 
 def read_part(prompt: str) -> str:
-    """Return what of a prompt is looked at: its beginning, personal data masked."""
-    return mask_personal_data(prompt[:MOST_CHARACTERS])
+    """Return what of a prompt is looked at: its beginning, personal data masked, halves of surrogate pairs replaced."""
+    return mask_personal_data(prompt[:MOST_CHARACTERS].encode("utf-8", "replace").decode())
+
+
+def words_of(text: str) -> list[str]:
+    """Return a text's words and punctuation in lower case; masks stay as they are."""
+    return [word if MASK.fullmatch(word) else word.lower() for word in WORD.findall(text)]
 
 
 def terms_of(text: str) -> list[str]:
-    """Return the distinct words and pairs of neighbouring words of a text, in lower case; masks stay as they are."""
-    words = [word if MASK.fullmatch(word) else word.lower() for word in WORD.findall(text)]
+    """Return the distinct words and pairs of neighbouring words of a text, by which differences are named."""
+    words = words_of(text)
     return list(dict.fromkeys([*words, *(f"{left} {right}" for left, right in pairwise(words))]))
 
 
-def buckets_of(terms: Iterable[str]) -> Buckets:
-    """Return the terms' buckets, sorted, each with its sign in the highest bit."""
-    hashes = (zlib.crc32(term.encode("utf-8", "surrogatepass")) for term in terms)
+def n_grams_of(text: str) -> set[str]:
+    """Return a text's words, and the runs of four letters in them with their ends marked."""
+    words = set(words_of(text))
+    ended = [f"^{word}$" for word in words if word.isalpha()]
+    return words | {word[place : place + LETTERS] for word in ended for place in range(len(word) - LETTERS + 1)}
+
+
+def buckets_of(n_grams: Iterable[str]) -> Buckets:
+    """Return the n-grams' buckets, sorted, each with its sign in the highest bit."""
+    hashes = (zlib.crc32(found.encode("utf-8", "surrogatepass")) for found in n_grams)
     return np.array(sorted({found % BUCKETS | (NEGATIVE if found >> 31 else 0) for found in hashes}), np.uint16)
 
 
@@ -80,11 +95,11 @@ class PromptFeatures:
     def of(cls, prompt: str) -> Self:
         """Return a prompt's features."""
         text = read_part(prompt)
-        return cls(buckets_of(terms_of(text)), len(prompt), language_of(text))
+        return cls(buckets_of(n_grams_of(text)), len(prompt), language_of(text))
 
     @property
     def key(self) -> int:
-        """The same for prompts with the same terms."""
+        """The same for prompts with the same n-grams."""
         return zlib.crc32(self.buckets.tobytes())
 
     def kept(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +31,26 @@ from serving import endpoint as endpoints
 from serving.drift_report import DriftReport
 from serving.drift_test import BATCH, WINDOW, Course, Live, Pass, Reference, Rows, play
 from serving.drift_words import rates_of, terms_between
-from serving.endpoint import Endpoint
+from serving.endpoint import Arm, Endpoint
+from serving.first_weeks import Watched, failures, judged, outcome_name, watched
 from serving.ledger import Ledger
 from serving.live_prompts import LivePrompt, Measure, newest_by_unit
+from serving.new_classes import answers_given, new_classes
 from serving.two_sample import cross_fitted_auc
 
 DRIFT, LATEST = "drift", "latest.json"
-MOST_READ = 5000
+MOST_READ, MOST_WATCHED = 5000, 20_000
 LATE_S = 5.0
 """Rows reach the ledger a little after their request has ended."""
 
 
 class Remembered(Record):
-    """What earlier looks at one endpoint and one sketch have tested and found."""
+    """What earlier looks at one endpoint and one release have tested and found."""
 
-    test: Pass
+    test: Pass | None = Field(default=None, description="None before the first prompt")
     found_s: float | None = Field(default=None, description="the row at which drift was found")
+    outcome: Watched
+    errors: Watched
 
 
 def look(endpoint: str, settings: Settings, now_s: float) -> DriftReport:
@@ -84,23 +90,18 @@ def measure_of(document: Endpoint) -> Measure:
 
 
 def _looked(document: Endpoint, store: Store, ledger: Ledger, now_s: float) -> DriftReport:
+    """Return the report, and keep what is to be remembered."""
     arm = document.arms[reference_arm(document)]
     empty = DriftReport(
         endpoint=document.name, release=arm.version or arm.release, at_s=now_s, decision="undecided", reason=""
     )
-    if document.log == "off":
-        return _because(empty, "log is off, so nothing is kept of prompts; serve with log: features or text")
     measure = measure_of(document)
-    if measure.sketch is None:
-        return _because(empty, "the release has no sketch of its training set; train it again to have one")
-    if not measure.sketch.prompts:
-        return _because(empty, "the release was trained on rows without prompts")
-    rows = ledger.newest(document.name, measure.sketch.made_s, MOST_READ)
-    prompts = measure.prompts_of(row for row in rows if row.time_s <= now_s - LATE_S)
-    if not prompts:
-        what = "the ledger has no request since the release was made" if not rows else "no row says what its prompt was"
-        return _because(empty, what)
-    return _compared(empty, document, measure.sketch, prompts, store)
+    name = _name_of(arm, measure)
+    before = _remembered(store, document, name, 0.0 if measure.sketch is None else measure.sketch.made_s)
+    report, after = _compared(empty, before, document, measure, ledger)
+    report, after = _with_changes(report, after, document, ledger)
+    store.put_json(after.model_dump(mode="json"), DRIFT, document.name, name)
+    return report
 
 
 def _because(report: DriftReport, reason: str) -> DriftReport:
@@ -108,15 +109,32 @@ def _because(report: DriftReport, reason: str) -> DriftReport:
 
 
 def _compared(
-    empty: DriftReport, document: Endpoint, sketch: Sketch, prompts: list[LivePrompt], store: Store
-) -> DriftReport:
+    empty: DriftReport, before: Remembered, document: Endpoint, measure: Measure, ledger: Ledger
+) -> tuple[DriftReport, Remembered]:
+    """Return the report on live prompts, or why there is none."""
+    sketch = measure.sketch
+    if document.log == "off":
+        return _because(empty, "log is off, so nothing is kept of prompts; serve with log: features or text"), before
+    if sketch is None:
+        return _because(empty, "the release has no sketch of its training set; train it again to have one"), before
+    if not sketch.prompts:
+        return _because(empty, "the release was trained on rows without prompts"), before
+    rows = [row for row in ledger.newest(document.name, sketch.made_s, MOST_READ) if row.time_s <= empty.at_s - LATE_S]
+    prompts = measure.prompts_of(rows)
+    if not prompts:
+        why = "the ledger has no request since the release was made" if not rows else "no row says what its prompt was"
+        return _because(empty, why), before
+    said = ledger.outcomes(document.name, since_s=rows[0].time_s)
+    return _tested(empty, before, sketch, prompts, answers_given(rows, said))
+
+
+def _tested(
+    empty: DriftReport, before: Remembered, sketch: Sketch, prompts: list[LivePrompt], answers: dict[str, set[str]]
+) -> tuple[DriftReport, Remembered]:
     """Return the report on prompts that there are."""
     sides = Sides.of(sketch)
-    before = _remembered(store, document.name, sketch, len(sides.reference.rows.blocks))
-    course = _played(before, sides, prompts)
+    course = _played(before, sides, prompts, sketch.made_s)
     found_s = before.found_s if before.found_s is not None else course.found_s
-    after = Remembered(test=course.state, found_s=found_s)
-    store.put_json(after.model_dump(mode="json"), DRIFT, document.name, f"{sketch.id}.json")
     shown = newest_by_unit(prompts, WINDOW)
     report = empty.model_copy(
         update={
@@ -128,9 +146,38 @@ def _compared(
             "tested": course.state.batches * BATCH,
             "waiting": course.waiting,
             "rates": rates_of(sketch, shown),
+            "new_class": new_classes(sketch, shown, answers),
         }
     )
-    return _decided(report, course, lambda: _with_auc(report, sides, shown, sketch))
+    after = before.model_copy(update={"test": course.state, "found_s": found_s})
+    return _decided(report, course, lambda: _with_auc(report, sides, shown, sketch)), after
+
+
+def _with_changes(
+    report: DriftReport, before: Remembered, document: Endpoint, ledger: Ledger
+) -> tuple[DriftReport, Remembered]:
+    """Return the report with what became of the release's outcomes and failures since its first weeks."""
+    arm, experiment = reference_arm(document), document.experiment
+    now_s = report.at_s - LATE_S
+    since_s = min(_read_from(before.outcome), _read_from(before.errors))
+    rows = [
+        row for row in islice(ledger.exposures(document.name, since_s=since_s), MOST_WATCHED) if row.time_s <= now_s
+    ]
+    ours = [row for row in rows if row.arm == arm and not row.forced]
+    said = list(ledger.outcomes(document.name, since_s=since_s))
+    errors_after, errors = watched(before.errors, "error_rate", failures(ours), now_s)
+    outcome_after, outcome = before.outcome, None
+    name = outcome_name(said, None if experiment is None else experiment.outcome)
+    if name is not None:
+        horizon_s = 0.0 if experiment is None else experiment.horizon_h * 3600
+        values = judged(ours, said, name, horizon_s, now_s)
+        outcome_after, outcome = watched(before.outcome, name, values, now_s)
+    after = before.model_copy(update={"outcome": outcome_after, "errors": errors_after})
+    return report.model_copy(update={"outcome": outcome, "errors": errors}), after
+
+
+def _read_from(state: Watched) -> float:
+    return state.began_s if state.first is None else state.since_s
 
 
 def _with_auc(report: DriftReport, sides: Sides, shown: list[LivePrompt], sketch: Sketch) -> DriftReport:
@@ -172,9 +219,11 @@ def _decided(report: DriftReport, course: Course, with_auc: Callable[[], DriftRe
     return with_auc().model_copy(update={"decision": decision, "reason": reason})
 
 
-def _played(before: Remembered, sides: Sides, prompts: list[LivePrompt]) -> Course:
+def _played(before: Remembered, sides: Sides, prompts: list[LivePrompt], made_s: float) -> Course:
+    """Return the test after all prompts that it has not seen; what was found stays found."""
+    test = before.test or Pass.begun(len(sides.names), 1, made_s)
     if before.found_s is not None:
-        return Course(before.test, before.found_s, 0)
+        return Course(test, before.found_s, 0)
     rows = sides.rows_of(prompts)
     live = Live(
         requests=[one.request for one in prompts],
@@ -183,15 +232,23 @@ def _played(before: Remembered, sides: Sides, prompts: list[LivePrompt]) -> Cour
         rows=rows,
     )
     place_of = {request: place for place, request in enumerate(live.requests)}
-    earlier = [place_of[request] for request in before.test.live if request in place_of]
-    return play(before.test, sides.reference, live, rows.picked(earlier))
+    earlier = [place_of[request] for request in test.live if request in place_of]
+    return play(test, sides.reference, live, rows.picked(earlier))
 
 
-def _remembered(store: Store, endpoint: str, sketch: Sketch, num_blocks: int) -> Remembered:
+def _name_of(arm: Arm, measure: Measure) -> str:
+    """Return the name of the document that remembers what was found of a release."""
+    what = measure.sketch.id if measure.sketch is not None else sha256(arm.directory.encode()).hexdigest()[:12]
+    return f"{what}.json"
+
+
+def _remembered(store: Store, document: Endpoint, name: str, made_s: float) -> Remembered:
     """Return what earlier looks left. Raises StoreError where it is damaged: forgetting it would test rows twice."""
-    parts = (DRIFT, endpoint, f"{sketch.id}.json")
+    parts = (DRIFT, document.name, name)
     if not store.exists(*parts):
-        return Remembered(test=Pass.begun(num_blocks, 1, sketch.made_s))
+        served_s = max((one.time_s for one in document.history if one.what in ("serve", "promote")), default=0.0)
+        begun = Watched.begun(max(made_s, served_s))
+        return Remembered(outcome=begun, errors=begun)
     try:
         return Remembered.model_validate(store.get_json(*parts))
     except ValidationError as error:

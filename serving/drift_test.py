@@ -41,7 +41,7 @@ BATCH = 50
 STAKES = (0.05, 0.1, 0.2, 0.4, 0.8)
 TAILS = (0.8, 0.95)
 PAYOFFS = 1 + len(TAILS)
-RANKING_FRAC, FITTING_FRAC = 0.1, 0.3
+RANKING_FRAC, FITTING_FRAC = 0.1, 0.1
 """Shares of the sketch that only rank scores, and that are fitted from the start; the others are played."""
 WINDOW = 1000
 """Live rows that a classifier is fitted to, the newest."""

@@ -3,8 +3,8 @@
 Where prompts were kept as text, a term's weight is the z-score of its log-odds between the two sides, smoothed by
 their common frequency (Monroe, Colaresi and Quinn 2008, "Fightin' Words", equations 15 to 22): rare words do not win by
 chance. Only terms of at least five live users or of the sketch's dictionary are shown. Where only numbers were kept,
-live counts are not known: a term of the dictionary is judged by how many live prompts have its bucket, which other
-terms share, so only terms that training has can be named.
+live counts are not known: a word of the dictionary is judged by how many live prompts have its bucket, which other
+words share. So only words that are common in training can be named, and new ones show as numbers only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cluster.prompt_features import buckets_of, read_part, terms_of
+from cluster.prompt_features import buckets_of, read_part, terms_of, words_of
 from cluster.sketch import LEAST_ROWS_A_TERM, Sketch
 from serving.drift_report import Direction, Rate, Term
 from serving.live_prompts import LivePrompt
@@ -24,6 +24,8 @@ from serving.live_prompts import LivePrompt
 MOST_TERMS = 12
 CHANCE = 0.05
 """Of showing any term where both sides are alike: the bound on a weight rises with the number of terms."""
+LEAST_SHARE = 0.02
+"""Of training prompts with a word whose bucket is read: a rare word's would show what other words did to it."""
 PRIOR_ROWS = 20.0
 """How many prompts the common frequency counts as on either side."""
 
@@ -60,7 +62,8 @@ def _from_buckets(sketch: Sketch, prompts: Sequence[LivePrompt]) -> list[Term]:
     sides = [Counter(np.concatenate([row.buckets for row in rows]).tolist()) for rows in (
         sketch.prompts, [one.features for one in prompts]
     )]  # fmt: skip
-    bucket_of = {term: int(buckets_of([term])[0]) for term in sketch.terms}
+    common = [term for term, num in sketch.terms.items() if num >= LEAST_SHARE * len(sketch.prompts)]
+    bucket_of = {term: int(buckets_of([term])[0]) for term in common if len(words_of(term)) == 1}
     most: dict[int, str] = {}
     for term, bucket in bucket_of.items():  # the dictionary begins with the most common
         most.setdefault(bucket, term)

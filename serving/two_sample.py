@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 NORMAL_95 = 1.959964
-STRENGTH = 1.0
+STRENGTH = 0.3
 Floats = NDArray[np.float64]
 
 

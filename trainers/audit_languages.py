@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from cluster.languages import LANGUAGE_CHARS, language_of
 from trainers.audit_evidence import Evidence
 from trainers.audit_text import REMEMBERED_TEXTS, Tally
-from cluster.languages import LANGUAGE_CHARS, language_of
 from trainers.rows import Row
 
 
