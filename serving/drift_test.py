@@ -119,7 +119,7 @@ class Pass(Record):
 
 @dataclass(frozen=True)
 class Course:
-    """A pass after all batches that were complete, where drift was found in one, and how many rows wait for the next."""
+    """A pass after all complete batches, the row at which drift was found, and how many rows wait for a batch."""
 
     state: Pass
     found_s: float | None
