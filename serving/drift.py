@@ -28,7 +28,7 @@ from cluster.token_features import Tokens
 from serving import endpoint as endpoints
 from serving.drift_report import DriftReport
 from serving.drift_sides import Sides
-from serving.drift_test import BATCH, WINDOW, Course, Live, Pass, Rows, play
+from serving.drift_test import BATCH, LEAST_REFERENCE, WINDOW, Course, Live, Pass, Rows, is_enough, play
 from serving.drift_words import rates_of, terms_between
 from serving.endpoint import Arm, Endpoint
 from serving.first_weeks import Watched, failures, judged, outcome_name, watched
@@ -132,6 +132,10 @@ def _tested(
 ) -> tuple[DriftReport, Remembered]:
     """Return the report on prompts that there are."""
     sides = Sides.of(sketch)
+    if not is_enough(sides.reference):
+        num = len(set(sides.reference.rows.marks))
+        what = f"the release was trained on {num} different prompts, and the test needs {LEAST_REFERENCE}"
+        return _because(empty, what), before
     course = _played(before, sides, prompts, sketch.made_s)
     found_s = before.found_s if before.found_s is not None else course.found_s
     shown = newest_by_unit(prompts, WINDOW)

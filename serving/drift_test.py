@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 BATCH = 50
+LEAST_REFERENCE = 4 * BATCH
+"""Different prompts of a sketch, below which nothing is tested."""
 STAKES = (0.05, 0.1, 0.2, 0.4, 0.8)
 TAILS = (0.8, 0.95)
 PAYOFFS = 1 + len(TAILS)
@@ -129,8 +131,9 @@ class Course:
 def play(state: Pass, reference: Reference, live: Live, earlier: Rows) -> Course:
     """Play every complete batch of the live rows after ``state.after``; ``earlier`` are those of ``state.live``.
 
-    Stops where drift is found.
+    Stops where drift is found. The reference must be ``is_enough``.
     """
+    assert is_enough(reference), "a sketch of a few rows gives no pairs to play"
     known = earlier
     start = _after(state, live)
     while True:
@@ -146,6 +149,11 @@ def play(state: Pass, reference: Reference, live: Live, earlier: Rows) -> Course
         start = start_next
         if state.evidence >= state.threshold:
             return Course(state, now_s, 0)
+
+
+def is_enough(reference: Reference) -> bool:
+    """Return whether a sketch has enough different prompts for a pass of some batches."""
+    return len(set(reference.rows.marks)) >= LEAST_REFERENCE
 
 
 def _after(state: Pass, live: Live) -> int:
