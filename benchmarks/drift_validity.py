@@ -27,8 +27,9 @@ from scipy.sparse import csr_matrix, vstack
 
 from cluster.sketch import sketch_of
 from cluster.token_features import Tokens
+from serving.drift_judge import Rows
 from serving.drift_sides import Sides
-from serving.drift_test import BATCH, Live, Pass, Reference, Rows, play
+from serving.drift_test import BATCH, Live, Pass, Reference, play
 from serving.live_prompts import Measure
 from serving.two_sample import cross_fitted_auc
 from trainers.demo_data import docstring_rows, sources
@@ -199,7 +200,7 @@ def _rows(found: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Validity and power of the drift test.")
     parser.add_argument("--streams", type=int, default=400, help="streams without drift per case")
-    parser.add_argument("--drifting", type=int, default=40, help="streams with drift per case")
+    parser.add_argument("--drifting", type=int, default=20, help="streams with drift per case")
     arguments = parser.parse_args()
     data = Path(os.environ["HONE_REALDATA"])
     model = data / "stories260K"

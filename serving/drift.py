@@ -26,9 +26,10 @@ from cluster.sketch import Sketch
 from cluster.store import Store
 from cluster.token_features import Tokens
 from serving import endpoint as endpoints
+from serving.drift_judge import Rows
 from serving.drift_report import DriftReport
 from serving.drift_sides import Sides
-from serving.drift_test import BATCH, LEAST_REFERENCE, WINDOW, Course, Live, Pass, Rows, is_enough, play
+from serving.drift_test import BATCH, LEAST_REFERENCE, WINDOW, Course, Live, Pass, is_enough, play
 from serving.drift_words import rates_of, terms_between
 from serving.endpoint import Arm, Endpoint
 from serving.first_weeks import Watched, failures, judged, outcome_name, watched

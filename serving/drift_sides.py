@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from cluster.prompt_features import matrix_of
 from cluster.sketch import Sketch
 from cluster.token_features import TokenFeatures
-from serving.drift_test import Reference, Rows
+from serving.drift_judge import Rows
+from serving.drift_test import Reference
 from serving.live_prompts import LivePrompt
 
 if TYPE_CHECKING:
