@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.prompt_features import Sparse
 from serving.two_sample import classifier
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 TAILS = (0.8, 0.95)
 """Places above which a row counts as one of the highest: few foreign rows show only there."""
@@ -33,7 +31,7 @@ class Rows:
     """
 
     marks: Sequence[int]
-    blocks: Sequence[csr_matrix]
+    blocks: Sequence[Sparse]
 
     def picked(self, places: Sequence[int]) -> Self:
         """Return some of the rows, in this order."""
@@ -66,7 +64,7 @@ class Judge:
         return found
 
 
-def _fitted(reference: csr_matrix, live: csr_matrix, ranking: csr_matrix) -> tuple[Any, Floats] | None:
+def _fitted(reference: Sparse, live: Sparse, ranking: Sparse) -> tuple[Any, Floats] | None:
     from scipy.sparse import vstack
 
     if not live.nnz or not reference.nnz:
@@ -76,7 +74,7 @@ def _fitted(reference: csr_matrix, live: csr_matrix, ranking: csr_matrix) -> tup
     return told, np.sort(told.decision_function(ranking))
 
 
-def _gains(block: tuple[Any, Floats] | None, reference: csr_matrix, live: csr_matrix) -> list[Floats]:
+def _gains(block: tuple[Any, Floats] | None, reference: Sparse, live: Sparse) -> list[Floats]:
     if block is None:
         return [np.zeros(live.shape[0])] * PAYOFFS
     told, ranks = block

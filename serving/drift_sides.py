@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.prompt_features import matrix_of
+from cluster.prompt_features import Sparse, matrix_of
 from cluster.sketch import Sketch
 from cluster.token_features import TokenFeatures
 from serving.drift_judge import Rows
 from serving.drift_test import Reference
 from serving.live_prompts import LivePrompt
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 LEAST_SPREAD = 1e-6
 Floats = NDArray[np.float32]
@@ -63,7 +60,7 @@ class Sides:
         return self.reference.rows.picked(sorted(first.values()))
 
 
-def _embedded(rows: Sequence[TokenFeatures | None], center_E: Floats, scale_E: Floats) -> csr_matrix:
+def _embedded(rows: Sequence[TokenFeatures | None], center_E: Floats, scale_E: Floats) -> Sparse:
     """Return mean embeddings as rows of about length 1; a row that has none is all zeros."""
     from scipy.sparse import csr_matrix
 

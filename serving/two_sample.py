@@ -16,15 +16,13 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.prompt_features import Sparse
 from cluster.records import Interval
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 FOLDS = 5
 NORMAL_95 = 1.959964
@@ -32,7 +30,7 @@ STRENGTH, TOLERANCE = 0.3, 0.01
 Floats = NDArray[np.float64]
 
 
-def classifier(rows_NF: csr_matrix, is_live_N: NDArray[np.bool_], seed: int = 0) -> Any:
+def classifier(rows_NF: Sparse, is_live_N: NDArray[np.bool_], seed: int = 0) -> Any:
     """Return a classifier fitted to tell live rows from reference rows."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -43,7 +41,7 @@ def classifier(rows_NF: csr_matrix, is_live_N: NDArray[np.bool_], seed: int = 0)
         return made.fit(rows_NF, is_live_N)
 
 
-def cross_fitted_auc(rows_NF: csr_matrix, is_live_N: NDArray[np.bool_], seed: int = 0) -> Interval:
+def cross_fitted_auc(rows_NF: Sparse, is_live_N: NDArray[np.bool_], seed: int = 0) -> Interval:
     """Return the AUC of a classifier between live and reference rows, with its 95 % interval for one look."""
     fold_N = _folds(is_live_N, seed)
     values: list[float] = []
