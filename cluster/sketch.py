@@ -92,7 +92,7 @@ class Sketch:
         if not file.is_file():
             return None
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return cls._read(dict(arrays))
         except (KeyError, ValueError, TypeError, OSError, BadZipFile) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

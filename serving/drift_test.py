@@ -10,8 +10,9 @@ are played in their order, in batches of a fixed size, whoever looks.
   whether it is among their highest fifth or twentieth (few foreign rows show only there). All λ and g share the money.
 - Drift begins some day, so money is also held back for every later batch: the j-th gets 1/(j(j+1)) of it (a mixture
   over times of change as in Shin, Ramdas and Rinaldo, arXiv 2203.03532). A late change costs some batches, not weeks.
-- A sketch has 5,000 rows and a reference row is played once. So there are **passes**: when the rows are used up, or
-  after a week of many batches, everything is forgotten and the sketch is shuffled anew. Pass k spends α/(k(k+1)).
+- A sketch has 5,000 rows and a reference row is played once. So there are **passes**: when the rows are used up, after
+  a week of ten batches, or after a week without new users, everything is forgotten and the sketch is shuffled anew.
+  Pass k spends α/(k(k+1)).
   Within a pass a later row's luck would depend on an earlier one's; across passes only the union bound is used.
 - **A user plays once a pass** (with their first row): rows of one user resemble each other, and 17–42 % false alarms
   come of counting them as independent. The same for prompts with the same terms: a prompt that many send counts once,
@@ -45,7 +46,7 @@ WINDOW = 1000
 REFIT_PART, MOST_STALE = 5, 5
 """A classifier is fitted again when it has missed a fifth of what it has seen, or five batches."""
 PASS_S = 7 * 86400.0
-PASS_BATCHES = 10
+PASS_BATCHES, LEAST_BATCHES = 10, 2
 Floats = NDArray[np.float64]
 
 
@@ -122,13 +123,13 @@ def play(state: Pass, reference: Reference, live: Live, earlier: Rows) -> Course
     start = _after(state, live)
     while True:
         batch, start_next = _next_batch(state, live, start)
-        if len(batch) < BATCH:
-            return Course(state, None, len(batch))
-        now_s = live.times_s[batch[-1]]
+        now_s = live.times_s[start_next - 1] if start_next else state.after_s
         if _is_over(state, len(reference), now_s):
             state = Pass.begun(len(earlier.blocks), state.number + 1, state.after_s, state.after)
             game.known = game.known.picked([])
             continue
+        if len(batch) < BATCH:
+            return Course(state, None, len(batch))
         state = _after_batch(state, game, batch)
         start = start_next
         if state.evidence >= state.threshold:
@@ -164,8 +165,10 @@ def _next_batch(state: Pass, live: Live, start: int) -> tuple[list[int], int]:
 
 
 def _is_over(state: Pass, sketch_rows: int, now_s: float) -> bool:
+    """Return whether a new pass begins: the sketch is used up, or a week is, or no new users have come for one."""
     is_old = now_s - state.began_s > PASS_S and state.batches >= PASS_BATCHES
-    return is_old or sketch_rows - _first_played(sketch_rows) - state.used < BATCH
+    is_known = now_s - state.after_s > PASS_S and state.batches >= LEAST_BATCHES
+    return is_old or is_known or sketch_rows - _first_played(sketch_rows) - state.used < BATCH
 
 
 def _after_batch(state: Pass, game: Game, batch: Sequence[int]) -> Pass:
