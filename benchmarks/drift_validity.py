@@ -199,7 +199,7 @@ def _rows(found: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Validity and power of the drift test.")
-    parser.add_argument("--streams", type=int, default=400, help="streams without drift per case")
+    parser.add_argument("--streams", type=int, default=200, help="streams without drift per case")
     parser.add_argument("--drifting", type=int, default=20, help="streams with drift per case")
     arguments = parser.parse_args()
     data = Path(os.environ["HONE_REALDATA"])

@@ -1,8 +1,8 @@
 """Rows that were seen → a judge of rows that were not: how far a live and a reference row together speak for drift.
 
-A judge is fitted to earlier rows only: a classifier a block of features, and the scores of reference rows that it has
-not seen, among which a new row's score has its place. Its payoffs lie in -1..1 and are fair where live and reference
-rows are drawn alike, whatever it was fitted to: ``serving.drift_test`` bets on them.
+A judge is fitted to earlier rows only: classifiers of blocks of features, and the scores of reference rows that they
+have not seen, among which a new row's score has its place. Its payoffs lie in -1..1 and are fair where live and
+reference rows are drawn alike, whatever it was fitted to: ``serving.drift_test`` bets on them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from serving.two_sample import classifier
 TAILS = (0.8, 0.95)
 """Places above which a row counts as one of the highest: few foreign rows show only there."""
 PAYOFFS = 1 + len(TAILS)
+FEW_ROWS, MANY_ROWS = 250, 1000
 Floats = NDArray[np.float64]
 
 
@@ -45,22 +46,38 @@ class Rows:
         return type(self)([*self.marks, *others.marks][-most:], blocks)
 
 
+def scores_of(num_blocks: int) -> list[tuple[int, int]]:
+    """Return what a judge scores by: a block of features, and how many of the newest live rows it is fitted to.
+
+    Few rows soon know what is new, many know it better; the first block (n-grams) has both.
+    """
+    return [(0, FEW_ROWS), *((block, MANY_ROWS) for block in range(num_blocks))]
+
+
 @dataclass(frozen=True)
 class Judge:
-    """Of every block a classifier and the sorted scores of reference rows; None where there was nothing to fit to."""
+    """Of every score its block, its classifier and the sorted scores of reference rows; None: nothing was to fit to."""
 
-    blocks: Sequence[tuple[Any, Floats] | None]
+    scores: Sequence[tuple[int, tuple[Any, Floats] | None]]
 
     @classmethod
     def of(cls, reference: Rows, live: Rows, ranking: Rows) -> Self:
         """Return the judge that is fitted to ``reference`` and ``live``; ``ranking`` are further reference rows."""
-        return cls([_fitted(*found) for found in zip(reference.blocks, live.blocks, ranking.blocks, strict=True)])
+        fitted = {
+            (block, rows): _fitted(
+                reference.blocks[block],
+                live.blocks[block][-rows:] if rows else live.blocks[block],
+                ranking.blocks[block],
+            )
+            for block, rows in {(block, min(rows, len(live.marks))) for block, rows in scores_of(len(live.blocks))}
+        }
+        return cls([(block, fitted[block, min(rows, len(live.marks))]) for block, rows in scores_of(len(live.blocks))])
 
     def gains(self, reference: Rows, live: Rows) -> list[Floats]:
-        """Return every block's payoffs on each pair of a reference and a live row: differences of places and tails."""
+        """Return every score's payoffs on each pair of a reference and a live row: differences of places and tails."""
         found: list[Floats] = []
-        for block, theirs, ours in zip(self.blocks, reference.blocks, live.blocks, strict=True):
-            found += _gains(block, theirs, ours)
+        for block, score in self.scores:
+            found += _gains(score, reference.blocks[block], live.blocks[block])
         return found
 
 
@@ -74,10 +91,10 @@ def _fitted(reference: Sparse, live: Sparse, ranking: Sparse) -> tuple[Any, Floa
     return told, np.sort(told.decision_function(ranking))
 
 
-def _gains(block: tuple[Any, Floats] | None, reference: Sparse, live: Sparse) -> list[Floats]:
-    if block is None:
+def _gains(score: tuple[Any, Floats] | None, reference: Sparse, live: Sparse) -> list[Floats]:
+    if score is None:
         return [np.zeros(live.shape[0])] * PAYOFFS
-    told, ranks = block
+    told, ranks = score
     theirs, ours = (_places(told.decision_function(rows), ranks) for rows in (reference, live))
     is_known = np.diff(live.indptr) > 0
     found = [ours - theirs, *((ours > tail) * 1.0 - (theirs > tail) * 1.0 for tail in TAILS)]

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cluster.records import Record
-from serving.drift_judge import PAYOFFS, Judge, Rows
+from serving.drift_judge import MANY_ROWS, PAYOFFS, Judge, Rows, scores_of
 
 ALPHA = 0.05
 BATCH = 50
@@ -41,10 +41,10 @@ LEAST_REFERENCE = 4 * BATCH
 STAKES = (0.05, 0.1, 0.2, 0.4, 0.8)
 RANKING_FRAC, FITTING_FRAC = 0.1, 0.1
 """Shares of the sketch that only rank scores, and that are fitted from the start; the others are played."""
-WINDOW = 1000
-"""Live rows that a classifier is fitted to, the newest."""
-REFIT_PART, MOST_STALE = 5, 5
-"""A classifier is fitted again when it has missed a fifth of what it has seen, or five batches."""
+WINDOW = MANY_ROWS
+"""Live rows that are remembered for classifiers to be fitted to, the newest."""
+REFIT_PART, MOST_STALE = 5, 2
+"""A classifier is fitted again when it has missed a fifth of what it has seen, or two batches."""
 PASS_S = 7 * 86400.0
 PASS_BATCHES, LEAST_BATCHES = 10, 2
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ class Reference:
 class Pass(Record):
     """One pass through the sketch: what was played, and what became of the money.
 
-    ``fortunes`` are those begun so far, by block, payoff and stake. Marks are 32 bits of a hash.
+    ``fortunes`` are those begun so far, by score, payoff and stake. Marks are 32 bits of a hash.
     """
 
     number: int = 1
@@ -100,7 +100,7 @@ class Pass(Record):
     @classmethod
     def begun(cls, num_blocks: int, number: int, after_s: float, after: str = "") -> Self:
         """Return a pass in which nothing was played."""
-        fortunes = [0.0] * (num_blocks * PAYOFFS * len(STAKES))
+        fortunes = [0.0] * (len(scores_of(num_blocks)) * PAYOFFS * len(STAKES))
         return cls(number=number, began_s=after_s, after_s=after_s, after=after, fortunes=fortunes)
 
 
