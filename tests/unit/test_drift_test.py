@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from serving import drift_test
-from serving.drift_judge import PAYOFFS, Judge, Rows
+from serving.drift_judge import PAYOFFS, Judge, Rows, scores_of
 from serving.drift_test import ALPHA, BATCH, PASS_S, STAKES, Course, Live, Pass, Reference, is_enough, play
 
 NOTHING = Rows([], [csr_matrix((0, 6))])
@@ -145,7 +145,7 @@ def test_a_rows_missing_block_wins_and_loses_nothing():
 def test_gains_lie_within_one_so_that_no_stake_ruins():
     judge = Judge.of(drawn(200, 1), drawn(200, 2, shift=5.0), drawn(100, 3))
     gains = judge.gains(drawn(BATCH, 4, shift=9.0), drawn(BATCH, 5, shift=-9.0))
-    assert len(gains) == PAYOFFS
+    assert len(gains) == PAYOFFS * len(scores_of(1))
     assert min(gain.min() for gain in gains) >= -1
     assert max(STAKES) < 1
 
