@@ -12,7 +12,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cluster import job_commands, release_commands, run_commands, serve_commands, submit_commands, upkeep_commands
+from cluster import (
+    job_commands,
+    loop_commands,
+    release_commands,
+    run_commands,
+    serve_commands,
+    submit_commands,
+    upkeep_commands,
+)
 from cluster.command import Command
 from cluster.errors import HoneError
 
@@ -23,6 +31,7 @@ COMMANDS: tuple[Command, ...] = (
     *run_commands.COMMANDS,
     *release_commands.COMMANDS,
     *serve_commands.COMMANDS,
+    *loop_commands.COMMANDS,
     *upkeep_commands.COMMANDS,
 )
 

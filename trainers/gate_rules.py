@@ -64,6 +64,11 @@ class Operand:
         return self.is_measured and (self.term is None or self.term.on_tests)
 
     @property
+    def needs_rows(self) -> bool:
+        """Whether it is measured on the rows of tests."""
+        return self.is_on_tests or (self.term is not None and self.term.needs_rows)
+
+    @property
     def key(self) -> str:
         """The name that its number is looked up under."""
         return spelled(self.term.name, self.argument, self.metric or "") if self.term else self.metric or ""
@@ -148,10 +153,12 @@ def refuse_undecidable(
     everywhere = [test for test in computed if test not in slices]
     for text in rules:
         rule = parse_rule(text, base_scored=base_scored)
-        for side in (side for side in rule.sides if side.is_on_tests):
+        for side in (side for side in rule.sides if side.needs_rows):
             if not (computed if side.test else everywhere):
                 remedy = "give data.test or add rows for a split of data.split.test, or remove the rule"
                 raise JobFileError(f"gate rule {text!r} needs a test, and this job has none", remedy, WHERE)
+            if not side.is_on_tests:
+                continue
             if side.test is not None and side.test not in computed:
                 _refuse_unknown(text, side, METRICS, computed)
             for test in [side.test] if side.test else everywhere:

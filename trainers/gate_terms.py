@@ -21,6 +21,7 @@ class Term:
     """One term: what stands in its parentheses, whether a metric follows after a dot, and what it means.
 
     ``bounds`` are the lowest and highest value that it can take; None where that depends on the metric or is unknown.
+    ``needs_rows`` says of a number of the release that it is measured on the rows of its tests.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Term:
     has_peers: bool = False
     higher_is_better: bool = False
     bounds: tuple[float, float] | None = None
+    needs_rows: bool = False
 
     @property
     def written(self) -> str:
@@ -78,7 +80,10 @@ _TABLE = (
         bounds=(-1.0, 1.0),
     ),
 )
-_SPEED = (Term(name, meaning, higher_is_better=name.endswith("_per_s")) for name, meaning in SPEED_METRICS.items())
+_SPEED = (
+    Term(name, meaning, higher_is_better=name.endswith("_per_s"), needs_rows=True)
+    for name, meaning in SPEED_METRICS.items()
+)
 TERMS: dict[str, Term] = {term.name: term for term in (*_TABLE, *_SPEED)}
 
 

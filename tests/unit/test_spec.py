@@ -100,9 +100,10 @@ DEFAULTS: dict[str, Any] = {
         "tokens_per_s": None,
         "price_per_gpu_hour": None,
         "max_hours": None,
-    "speed": {"concurrency": 8, "requests": 64, "warm_up": 8},
+        "speed": {"concurrency": 8, "requests": 64, "warm_up": 8},
         "max_wait_hours": 24.0,
         "max_cost": None,
+        "max_wait_hours": 24.0,
     },
     "evaluate": {
         "metrics": "auto",
@@ -120,6 +121,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "gate": [],
     "tracking": ["mlflow"],
+    "speed": {"concurrency": 8, "requests": 64, "warm_up": 8},
     "sweep": None,
     "serve": None,
 }
