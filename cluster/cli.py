@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cluster import job_commands, release_commands, run_commands, serve_commands
+from cluster import job_commands, loop_commands, release_commands, run_commands, serve_commands
 from cluster.command import Command
 from cluster.errors import HoneError
 
@@ -22,6 +22,7 @@ COMMANDS: tuple[Command, ...] = (
     *run_commands.COMMANDS,
     *release_commands.COMMANDS,
     *serve_commands.COMMANDS,
+    *loop_commands.COMMANDS,
 )
 
 
