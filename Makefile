@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 BENCHMARKS := ab_validity audit_planted audit_scale checkpoint_stall demo_seeds endpoint_throughput engine_throughput faults ray_overhead serve_latency sweep_gain sweep_quality sweep_throughput train_throughput
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo check test faults docs bench clean
+.PHONY: help setup demo loop-demo check test faults docs bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -26,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup  ## the main job on real input: data, a base model, training on 2 workers, evaluation, gate, registry
 	@began=$$SECONDS; $(BIN)/hone demo $(DEMO); echo "demo: done in $$((SECONDS - began)) s"
+
+loop-demo: setup  ## a release, traffic that changes, drift, feedback, and a child that wins its place
+	@began=$$SECONDS; $(BIN)/hone loop-demo $(DEMO); echo "loop-demo: done in $$((SECONDS - began)) s"
 
 check: setup  ## format, lint, types, imports, generated docs, unit tests
 	@began=$$SECONDS

@@ -35,3 +35,22 @@ def arm_weight(text: str) -> tuple[str, float]:
         return arm, float(number)
     except ValueError:
         raise UsageError(f"{text} is not ARM=WEIGHT", "write it as control=50 candidate=50") from None
+
+
+def a_day(text: str) -> int:
+    """Return the N of N/day."""
+    number = text.removesuffix("/day")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not N/day, as 1/day")
+    return int(number)
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return found

@@ -112,9 +112,7 @@ def entry(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
-def train(
-    job: JobSpec, settings: Settings, progress: Progress, now: datetime, run: str | None = None
-) -> TrainResult:
+def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime, run: str | None = None) -> TrainResult:
     """Run a job's stages here, from data to a registered release, and return its result.
 
     Whatever can be refused is refused before the run exists; ``run`` is its id where that was written down before.

@@ -270,7 +270,9 @@ class JobSpec(Block):
         default=None, description="A search for better values; present: the job is a sweep."
     )
     serve: ServeSpec | None = Field(default=None, description="Where and against what the release is served.")
-    parent: ParentSpec | None = Field(default=None, description="What the job was retrained from, as `hone retrain` writes it.")
+    parent: ParentSpec | None = Field(
+        default=None, description="What the job was retrained from, as `hone retrain` writes it."
+    )
 
     def of_trials(self) -> JobSpec:
         """Return the job that the trials of its sweep begin from: with their workers, on their share of the data."""

@@ -7,8 +7,8 @@ Corrections come from strangers, and some of them flood or lie. Three bounds, ea
 - a unit has at most ``max_rows_per_unit`` rows (``over_unit``), chosen by a hash, so that it cannot choose them itself;
 - and at most ``max_unit_frac`` of all rows (``over_share``), but always one.
 
-All who named no unit are one unit here: otherwise leaving the name out would lift the bound. A unit's name is worth what
-the key behind it is worth: whoever may invent users may invent many.
+All who named no unit are one unit here: otherwise leaving the name out would lift the bound. A unit's name is worth
+what the key behind it is worth: whoever may invent users may invent many.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def most_of_one(sizes: Sequence[int], largest_frac: float) -> int:
 
 
 def _agreed(rows: Sequence[FeedbackRow], left_out: Counter[str]) -> list[FeedbackRow]:
-    """Return one row a prompt and answer that most units agree on: the first that gave it, for each unit its last word."""
+    """Return one row a prompt, with the answer that most units agree on; of each unit its last word counts."""
     by_prompt: defaultdict[str, dict[str, FeedbackRow]] = defaultdict(dict)
     for row in rows:
         voices = by_prompt[row.prompt]

@@ -150,7 +150,9 @@ class Ledger:
 
     def num_unmatched(self) -> int:
         """Return how many outcomes name a request that no endpoint answered."""
-        query = select(func.count()).select_from(outcomes.outerjoin(exposures, outcomes.c.request == exposures.c.request))
+        query = select(func.count()).select_from(
+            outcomes.outerjoin(exposures, outcomes.c.request == exposures.c.request)
+        )
         with _named_errors(), self._engine.connect() as connection:
             return int(connection.execute(query.where(exposures.c.request.is_(None))).scalar_one())
 
@@ -158,7 +160,11 @@ class Ledger:
         """Return how many exposures and outcomes there are of every arm, by epoch and experiment."""
         place = (exposures.c.arm, exposures.c.epoch, exposures.c.experiment)
         joined = exposures.outerjoin(outcomes, exposures.c.request == outcomes.c.request)
-        counts = (func.count(exposures.c.request.distinct()), func.count(outcomes.c.key), func.count(outcomes.c.correction))
+        counts = (
+            func.count(exposures.c.request.distinct()),
+            func.count(outcomes.c.key),
+            func.count(outcomes.c.correction),
+        )
         query = select(*place, *counts).select_from(joined).where(exposures.c.endpoint == endpoint).group_by(*place)
         with _named_errors(), self._engine.connect() as connection:
             return [Tally(*row) for row in connection.execute(query.order_by(exposures.c.epoch, exposures.c.arm))]
