@@ -74,8 +74,7 @@ class LoopShown(Record):
         before, after = self.before.old, self.after
         if self.champion is None or self.champion != self.child or None in (before, after.old, after.new):
             return False
-        assert before is not None and after.old is not None and after.new is not None
-        return after.old >= before - 0.03 and after.new > 0.5
+        return (after.old or 0.0) >= (before or 0.0) - 0.03 and (after.new or 0.0) > 0.5
 
     def lines(self) -> list[str]:
         """Return it for a reader."""
