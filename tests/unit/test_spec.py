@@ -112,6 +112,7 @@ DEFAULTS: dict[str, Any] = {
     "tracking": ["mlflow"],
     "sweep": None,
     "serve": None,
+    "parent": None,
 }
 
 
