@@ -85,8 +85,9 @@ def loop_demo(arguments: argparse.Namespace) -> int:
     from cluster.jobfile import load_job
 
     settings, progress = settings_here(), progress_here()
-    folder = entry("trainers.loop_demo:write_loop_demo")(settings, progress)
-    result = pipeline.train(load_job(folder / "job.yaml", arguments.set), settings, progress, datetime.now(UTC))
+    now = datetime.now(UTC)
+    folder = entry("trainers.loop_demo:write_loop_demo")(f"loop-{now:%Y%m%d-%H%M%S}", settings, progress)
+    result = pipeline.train(load_job(folder / "job.yaml", arguments.set), settings, progress, now)
     if result.version is None:
         progress.say(f"the gate said {result.gate.decision}, so there is nothing to serve")
         return EXIT_GATE

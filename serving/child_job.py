@@ -72,11 +72,11 @@ def carried(rules: Sequence[str], tests: Collection[str], metrics: Collection[st
     found: list[str] = []
     for rule in rules:
         side = LEFT_SIDE.fullmatch(rule)
-        if side is None or (side["test"] is None and side["metric"] not in metrics):
-            found.append(rule)
-        elif side["test"] not in (OLD, NEW) and (side["test"] is None or side["test"] in tests):
+        if side is not None and side["test"] in (OLD, NEW):
+            found += [rule] if side["test"] == OLD and "champion" not in side["rest"] else []
+        elif side is not None and (side["test"] in tests or (side["test"] is None and side["metric"] in metrics)):
             found.append(f"{OLD}.{side['metric']}{side['rest']}")
-        elif side["test"] == OLD and "champion" not in side["rest"]:
+        else:
             found.append(rule)
     return list(dict.fromkeys(found))
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from cluster.progress import Progress
     from cluster.session import Settings
 
-ENDPOINT = "loop-demo"
 WHEN = "drift > 0.55 and new_rows >= 100"
 HORIZON_S = 5.0
 MOST_ROUNDS = 6
@@ -90,6 +89,7 @@ class LoopShown(Record):
 class _World:
     """Where the demo's users ask, and who they are."""
 
+    endpoint: str
     url: str
     folder: Path
 
@@ -105,17 +105,18 @@ class _World:
 def close_the_loop(version: str, folder: Path, settings: Settings, progress: Progress) -> LoopShown:
     """Serve a version, change its traffic, and let a child take its place; the endpoint is stopped at the end."""
     began_s = time.monotonic()
+    name = version.partition("@")[0]
     file = folder / "serve.yaml"
     arms = {"first": {"release": version, "weight": 1.0}}
-    file.write_text(yaml.safe_dump({"endpoint": ENDPOINT, "arms": arms, **SERVE}), encoding="utf-8")
+    file.write_text(yaml.safe_dump({"endpoint": name, "arms": arms, **SERVE}), encoding="utf-8")
     port = free_port()
     progress.say(f"serve: {version}, log: text")
-    detach(ENDPOINT, [str(file), "--port", str(port)], settings)
+    detach(name, [str(file), "--port", str(port)], settings)
     try:
-        return _shown(_World(f"http://{LOOPBACK}:{port}", folder), settings, progress, began_s)
+        return _shown(_World(name, f"http://{LOOPBACK}:{port}", folder), settings, progress, began_s)
     finally:
-        if find_kept(Store(settings.home), ENDPOINT) is not None:
-            stop(ENDPOINT, settings)
+        if find_kept(Store(settings.home), name) is not None:
+            stop(name, settings)
 
 
 def _shown(world: _World, settings: Settings, progress: Progress, began_s: float) -> LoopShown:
@@ -124,13 +125,15 @@ def _shown(world: _World, settings: Settings, progress: Progress, began_s: float
     during = Shares(new=world.ask("score", "none", is_new=True), old=world.ask("score", "none", is_new=False, most=240))
     progress.say(f"traffic gains 4 packages: {_percent(during.new)} right on those")
     time.sleep(PACE_S)
-    drifted = look(ENDPOINT, settings, time.time())
+    drifted = look(world.endpoint, settings, time.time())
     told = ["", *drifted.lines()]
     world.ask("live", "correction")
     time.sleep(PACE_S)
     progress.say(f"watch: {WHEN}")
-    watch(ENDPOINT, WHEN, settings, progress, once=True, tell=lambda found: progress.say("\n".join(found.lines())))
-    children = retraining.attempts(Store(settings.home), ENDPOINT)
+    watch(
+        world.endpoint, WHEN, settings, progress, once=True, tell=lambda found: progress.say("\n".join(found.lines()))
+    )
+    children = retraining.attempts(Store(settings.home), world.endpoint)
     child = children[-1] if children else None
     told += ["", *(child.lines() if child else ["no child was begun"])]
     experiment = child.experiment if child else None

@@ -38,7 +38,7 @@ EVERY_NEW = 4
 """Of the packages in alphabetical order, the first and every fourth one after it comes later."""
 JOB = """\
 # Made by `hone loop-demo`: which package does a docstring's first sentence document? 12 packages, for now.
-name: loop-router
+name: {name}
 base: {base}
 data: {{train: job.jsonl, split: {{validation: 0.1, test: 0.12}}}}
 train:
@@ -58,8 +58,11 @@ SHARES = (("job", 0.62), ("live", 0.12), ("trial", 0.10), ("score", 0.16))
 """Of the rows of old packages; of new ones the job's share is asked live."""
 
 
-def write_loop_demo(settings: Settings, progress: Progress) -> Path:
-    """Make what the demo needs and return its folder. Raises UsageError for a home that is no local directory."""
+def write_loop_demo(name: str, settings: Settings, progress: Progress) -> Path:
+    """Make what the demo of the model ``name`` needs and return its folder.
+
+    Raises UsageError for a home that is no local directory.
+    """
     if not settings.is_local:
         raise UsageError(f"HONE_HOME is {settings.home}", "the demo needs a local directory: unset HONE_HOME")
     quiet_libraries()
@@ -70,16 +73,16 @@ def write_loop_demo(settings: Settings, progress: Progress) -> Path:
     labels = sorted({row.label for row in rows})
     new = labels[::EVERY_NEW]
     pools = _dealt(rows, set(new), folder)
-    for name, pool in pools.items():
-        _write(folder / f"{name}.jsonl", pool, set(new))
-    sizes = ", ".join(f"{len(pool):,} {name}" for name, pool in pools.items())
+    for use, pool in pools.items():
+        _write(folder / f"{use}.jsonl", pool, set(new))
+    sizes = ", ".join(f"{len(pool):,} {use}" for use, pool in pools.items())
     progress.say(f"loop-demo: {len(rows):,} rows ({sizes}); {', '.join(new)} come later")
     job = folder / "job.yaml"
-    job.write_text(JOB.format(base="./base"), encoding="utf-8")
-    later = [row.text for name, pool in pools.items() for row in pool if name != "job"]
+    job.write_text(JOB.format(name=name, base="./base"), encoding="utf-8")
+    later = [row.text for use, pool in pools.items() for row in pool if use != "job"]
     held_out = [*held_out_texts(load_job(job).data), *dict.fromkeys(later)]
     base = made_base(folder, library, set(labels), held_out, progress)
-    job.write_text(JOB.format(base=f"./{base.name}"), encoding="utf-8")
+    job.write_text(JOB.format(name=name, base=f"./{base.name}"), encoding="utf-8")
     return folder
 
 
