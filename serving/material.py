@@ -6,7 +6,9 @@
 New rows are concatenated with the old, each once: a further source of a mixture (``data.mix``) would not count for the
 task, and its labels would not be the task's. What a user says of a prompt that the parent was tested with is left out
 (``leakage_exact``), what the parent was trained on already is too (``known``). Where it contradicts a row that the
-parent was trained on, the old row goes if two units say so; one alone is left out (``contradicts_training``).
+parent was trained on, the old row goes if two units say so; one alone is left out (``contradicts_training``). An old
+row that an earlier child was given by a user stays only while the ledger still has that user's words: who was forgotten
+is in no further child.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 MATERIAL = "material"
 ENOUGH_VOICES = 2
-LABEL, GROUP = "label", "group"
+LABEL, GROUP, FROM, REQUEST = "label", "group", "endpoint", "request"
 
 
 class RowCounts(Record):
@@ -43,6 +45,7 @@ class RowCounts(Record):
     test: int = Field(description="new rows that are never trained on")
     units: int
     replaced: int = Field(description="rows of the parent's training that users corrected, and that are gone")
+    forgotten: int = Field(default=0, description="rows of the parent's that came from units who were forgotten since")
     left_out: dict[str, int] = Field(description="reason → judgements or rows")
     unmatched: int = Field(description="feedback on requests that no endpoint answered")
 
@@ -50,6 +53,28 @@ class RowCounts(Record):
     def usable(self) -> int:
         """How many rows the child gets."""
         return self.train + self.validation + self.test
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Which requests of an endpoint the ledger has a judgement of."""
+
+    endpoint: str
+    requests: set[str]
+
+    def has_forgotten(self, row: dict[str, Any]) -> bool:
+        """Return whether a prepared row came from this endpoint's feedback, and the ledger no longer has it."""
+        extra = row["extra"]
+        return extra.get(FROM) == self.endpoint and extra.get(REQUEST) not in self.requests
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was committed: the key, and how many of the parent's rows are gone, by why."""
+
+    key: str
+    replaced: int
+    forgotten: int
 
 
 @dataclass(frozen=True)
@@ -88,34 +113,49 @@ def unknown(rows: Sequence[FeedbackRow], known: Known) -> tuple[list[FeedbackRow
     return new, left_out
 
 
-def write_material(parent: Parent, divided: Divided, known: Known, store: Store) -> tuple[str, int]:
-    """Commit the files and return their key, and how many old rows were replaced."""
-    new = [*divided.train, *divided.validation, *divided.test]
+def write_material(parent: Parent, divided: Divided, known: Known, heard: Heard, store: Store) -> Written:
+    """Commit the files, unless they are there, and return what they hold."""
+    new = [row for part in _parts(divided) for row in part]
     corrected = {row.prompt for row in new if row.prompt in known.trained}
-    shaping = [parent.release.run, [[row.request, row.turns, row.answer] for part in _parts(divided) for row in part]]
+    replaced = _count(parent, [TRAIN], lambda row: prompt_key(turns_of(row)) in corrected) if corrected else 0
+    forgotten = _count(parent, [TRAIN, VALIDATION, *parent.tests], heard.has_forgotten)
+    shaping = [parent.release.run, forgotten, [[row.request, row.turns, row.answer] for row in new], *_sizes(divided)]
     key = hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:32]
-    replaced = sum(prompt_key(turns_of(row)) in corrected for row in parent.rows(TRAIN)) if corrected else 0
-    if store.is_committed(MATERIAL, key):
-        return key, replaced
+    if not store.is_committed(MATERIAL, key):
+        with store.writing(MATERIAL, key) as directory:
+            _write_old(directory, parent, corrected, heard)
+            to_record = _new_record(parent, heard.endpoint)
+            for name, rows in zip(("train", "validation", "test"), _parts(divided), strict=True):
+                _write(directory / f"new_{name}.jsonl", map(to_record, rows))
+    return Written(key, replaced, forgotten)
 
-    def stays(row: dict[str, Any]) -> bool:
-        return not corrected or prompt_key(turns_of(row)) not in corrected
 
+def _count(parent: Parent, splits: Sequence[str], is_counted: Callable[[dict[str, Any]], bool]) -> int:
+    return sum(is_counted(row) for split in splits for row in parent.rows(split))
+
+
+def _write_old(directory: Path, parent: Parent, corrected: set[str], heard: Heard) -> None:
+    """Write the parent's rows but for those that are gone; sources of a mixture stay where the job names them."""
     mixed = {str(source["name"]) for source in _mix_of(parent)}
-    with store.writing(MATERIAL, key) as directory:
-        own = (row for row in parent.rows(TRAIN) if row["source"] not in mixed and stays(row))
-        _write(directory / "old_train.jsonl", map(_old_record, own))
-        own = (row for row in parent.rows(VALIDATION) if row["source"] not in mixed)
-        _write(directory / "old_validation.jsonl", map(_old_record, own))
-        _write(directory / "old_test.jsonl", (_old_record(row) for test in parent.tests for row in parent.rows(test)))
-        to_record = _new_record(parent)
-        for name, rows in zip(("train", "validation", "test"), _parts(divided), strict=True):
-            _write(directory / f"new_{name}.jsonl", map(to_record, rows))
-    return key, replaced
+
+    def own(*splits: str) -> Iterator[dict[str, Any]]:
+        for split in splits:
+            for row in parent.rows(split):
+                if row["source"] not in mixed and not heard.has_forgotten(row):
+                    yield row
+
+    trained = (row for row in own(TRAIN) if not corrected or prompt_key(turns_of(row)) not in corrected)
+    _write(directory / "old_train.jsonl", map(_old_record, trained))
+    _write(directory / "old_validation.jsonl", map(_old_record, own(VALIDATION)))
+    _write(directory / "old_test.jsonl", map(_old_record, own(*parent.tests)))
 
 
 def _parts(divided: Divided) -> tuple[list[FeedbackRow], ...]:
     return divided.train, divided.validation, divided.test
+
+
+def _sizes(divided: Divided) -> list[int]:
+    return [len(part) for part in _parts(divided)]
 
 
 def _mix_of(parent: Parent) -> list[dict[str, Any]]:
@@ -145,7 +185,7 @@ def _old_record(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _new_record(parent: Parent) -> Callable[[FeedbackRow], dict[str, Any]]:
+def _new_record(parent: Parent, endpoint: str) -> Callable[[FeedbackRow], dict[str, Any]]:
     """Return how a new row is written: in classification its answer is its label."""
     is_labelled = parent.task == "classification"
 
@@ -159,7 +199,8 @@ def _new_record(parent: Parent) -> Callable[[FeedbackRow], dict[str, Any]]:
             "references": [],
             "synthetic": row.kind == "confirmed",
             "feedback": row.kind,
-            "request": row.request,
+            FROM: endpoint,
+            REQUEST: row.request,
         }
 
     return record

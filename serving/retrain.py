@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,7 +36,8 @@ from serving.feedback_rows import FeedbackRow, feedback_rows
 from serving.feedback_split import Divided, divided
 from serving.keeper import TOKEN
 from serving.ledger import Ledger
-from serving.material import Known, RowCounts, unknown, write_material
+from serving.ledger_rows import Exposure, Outcome
+from serving.material import Heard, Known, RowCounts, unknown, write_material
 from serving.parent import Parent, parent_of
 from serving.retraining import RETRAINING, Retraining
 
@@ -61,6 +62,7 @@ class Gathered:
     endpoint: Endpoint
     parent: Parent
     known: Known
+    heard: Heard
     parts: Divided
     counts: RowCounts
 
@@ -118,7 +120,9 @@ def gathered(endpoint: Endpoint, settings: Settings) -> Gathered:
     store, spec = Store(settings.home), endpoint.retrain
     parent = parent_of(endpoint, store)
     with closing(Ledger.open(settings)) as ledger:
-        said, left_out = feedback_rows(ledger.judged(endpoint.name), outcome_of(endpoint), confirmed=spec.confirmed)
+        heard = Heard(endpoint.name, set())
+        judged = _noting(ledger.judged(endpoint.name), heard.requests)
+        said, left_out = feedback_rows(judged, outcome_of(endpoint), confirmed=spec.confirmed)
         unmatched = ledger.num_unmatched()
     known = Known.of(parent, {row.prompt for row in said})
     within, beyond = bounded(said, spec.max_rows_per_unit, spec.max_unit_frac)
@@ -136,7 +140,14 @@ def gathered(endpoint: Endpoint, settings: Settings) -> Gathered:
         left_out=dict(left_out),
         unmatched=unmatched,
     )
-    return Gathered(endpoint, parent, known, parts, counts)
+    return Gathered(endpoint, parent, known, heard, parts, counts)
+
+
+def _noting(judged: Iterator[tuple[Exposure, Outcome]], requests: set[str]) -> Iterator[tuple[Exposure, Outcome]]:
+    """Yield judgements, and note on the way which requests they are of."""
+    for exposure, said in judged:
+        requests.add(exposure.request)
+        yield exposure, said
 
 
 def outcome_of(endpoint: Endpoint) -> str:
@@ -182,12 +193,12 @@ def _refuse_one_sided(endpoint: Endpoint, parts: Divided) -> None:
 
 def _begun(found: Gathered, store: Store, cause: str, overrides: Sequence[str], now_s: float) -> Retraining:
     """Write down material, job and attempt; from here on there is a child."""
-    material, replaced = write_material(found.parent, found.parts, found.known, store)
-    job = child_job(found.parent, found.endpoint.retrain, found.endpoint.name, material, store, overrides)
+    written = write_material(found.parent, found.parts, found.known, found.heard, store)
+    job = child_job(found.parent, found.endpoint.retrain, found.endpoint.name, written.key, store, overrides)
     run = new_run_id(job.name, datetime.fromtimestamp(now_s, UTC), os.urandom(2))
     store.put_text(dump_job(job), RETRAINING, found.endpoint.name, f"{run}.yaml")
-    attempt = _attempt(found, run, material, job.gate, cause, now_s)
-    counts = attempt.rows.model_copy(update={"replaced": replaced})
+    attempt = _attempt(found, run, written.key, job.gate, cause, now_s)
+    counts = attempt.rows.model_copy(update={"replaced": written.replaced, "forgotten": written.forgotten})
     return retraining.write(store, attempt.model_copy(update={"rows": counts}))
 
 

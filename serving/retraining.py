@@ -57,6 +57,8 @@ class Retraining(Record):
         ]
         if rows.replaced:
             told.append(f"  replaced  {rows.replaced} rows of the parent's training that users corrected")
+        if rows.forgotten:
+            told.append(f"  forgotten {rows.forgotten} rows of earlier feedback whose users were forgotten")
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(rows.left_out.items()))
         told += [f"  left out  {left_out}"] if left_out else []
         told += [f"  unmatched {rows.unmatched} outcomes of requests that nobody answered"] if rows.unmatched else []

@@ -19,7 +19,7 @@ from trainers.prepared import Prepared
 
 def prepared(made: World, base: Path) -> Prepared:
     found = gathered(made.endpoint, made.settings)
-    key, _ = write_material(found.parent, found.parts, found.known, made.store)
+    key = write_material(found.parent, found.parts, found.known, found.heard, made.store).key
     job = child_job(found.parent, found.endpoint.retrain, "support", key, made.store, [f"base={base}"])
     return Prepared(made.store.reading("data", prepare(job, made.store, Progress(StringIO()))))
 
@@ -50,7 +50,7 @@ def test_new_rows_close_to_an_old_test_row_are_dropped_and_counted(tmp_path: Pat
     made.write([*corrections(40), *correction("a", words, "shipping", "near1")])
     found = gathered(made.endpoint, made.settings)
     assert "near1" in {row.unit for row in found.parts.train}
-    key, _ = write_material(found.parent, found.parts, found.known, made.store)
+    key = write_material(found.parent, found.parts, found.known, found.heard, made.store).key
     base = write_base(tmp_path / "base")
     job = child_job(found.parent, made.endpoint.retrain, "support", key, made.store, [f"base={base}"])
     test = Path(job.data.test["old"][0])

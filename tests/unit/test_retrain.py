@@ -17,7 +17,7 @@ from cluster.records import GateReport, RuleOutcome, RunStatus, Throughput, Trai
 from cluster.runs import claim_run, write_status
 from cluster.spec import JobSpec
 from serving import retrain as retraining_of
-from serving.retrain import dry_run, retrain
+from serving.retrain import dry_run, gathered, retrain
 from serving.retraining import attempts
 from tests.parents import (
     LABELS,
@@ -149,6 +149,13 @@ def test_two_users_may_correct_a_row_that_was_trained_on(tmp_path: Path, monkeyp
     kept = [row["messages"][0]["content"] for row in material_rows(made.store, done.material, "old_train")]
     assert done.rows.replaced == 1
     assert wrong not in kept
+
+
+def test_who_was_forgotten_is_in_no_further_child(made: World) -> None:
+    kept, gone, foreign = ({"extra": {"endpoint": where, "request": request}} for where, request in (
+        ("support", "chatcmpl-c0"), ("support", "chatcmpl-gone"), ("other", "chatcmpl-gone")))  # fmt: skip
+    heard = gathered(made.endpoint, made.settings).heard
+    assert [heard.has_forgotten(row) for row in (kept, gone, foreign, {"extra": {}})] == [False, True, False, False]
 
 
 def test_poisoned_corrections_are_bounded_and_counted(tmp_path: Path) -> None:
