@@ -26,6 +26,7 @@ from serving.bodies import BodyRefused, form_of
 from serving.callers import Caller, KeyRefused, Keys
 from serving.console_page import EPOCH, SCORED, WEIGHT, Answer, State, Tried, closed_page, console_page, live_part
 from serving.console_session import LASTS_S, cookie_name, is_open, opened, refuse_other_origins
+from serving.drift import latest
 from serving.feedback import outcome_of
 from serving.gateway import Gateway, Snapshot
 from serving.looks import Looks
@@ -198,16 +199,16 @@ class Console:
 
     async def _state(self) -> State:
         gateway = self._gateway()
-        endpoint, trouble = gateway.snapshot.endpoint, ""
+        endpoint, trouble, drift = gateway.snapshot.endpoint, "", None
         try:
             endpoint = await run_in_threadpool(endpoints.read, self._store, endpoint.name)
+            drift = await run_in_threadpool(latest, self._store, endpoint.name)
         except HoneError as error:
             trouble = _in_words(error)
         looks, unknown = self._looks.at(endpoint)
         loads = {arm: gateway.meters.recent.load(arm) for arm in endpoint.arms}
-        return State(
-            endpoint, frozenset(gateway.snapshot.ready), loads, looks, " ".join(filter(None, (trouble, unknown)))
-        )
+        known = " ".join(filter(None, (trouble, unknown)))
+        return State(endpoint, frozenset(gateway.snapshot.ready), loads, looks, known, drift)
 
 
 def _asked(tried: Tried) -> Asked:

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from cluster.curves import Series, curve
-from cluster.pages import Cell, Section, Tone, badge, banner, element, joined, page, table
+from cluster.pages import Cell, Section, Tone, badge, banner, element, joined, page, table, visible
+from serving.drift_report import DriftReport
 from serving.endpoint import Arm, Change, Endpoint
 from serving.looks import Look
 from serving.openai_requests import MOST_TOKENS
@@ -50,6 +51,7 @@ class State:
     loads: Mapping[str, Load]
     looks: Sequence[Look]
     trouble: str = ""
+    drift: DriftReport | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def closed_page(endpoint: str, root: str, trouble: str = "") -> str:
 def live_part(state: State) -> Markup:
     """Return what is fetched again and again."""
     told = [banner("warning", state.trouble)] if state.trouble else []
-    return joined([*told, _arms(state), *_experiment(state)])
+    return joined([*told, _arms(state), _drift(state.drift), *_experiment(state)])
 
 
 def _arms(state: State) -> Markup:
@@ -138,6 +140,19 @@ def _arm_row(name: str, arm: Arm, share: float, state: State) -> list[Cell]:
         *(_seconds(found) for found in (load.p50_s, load.p95_s, load.first_token_p50_s)),
         f"{load.tokens_per_s:.1f}",
     ]
+
+
+def _drift(found: DriftReport | None) -> Markup:
+    """Return one line on the last look at drift; nothing where nobody has looked yet."""
+    if found is None:
+        return Markup("")
+    tones: dict[str, Tone] = {"drift": "error", "none": "good", "undecided": "note"}
+    terms = ", ".join(term.term for term in found.terms[:5] if term.direction == "live")
+    more = f"; live prompts have more of: {terms}" if found.flagged and terms else ""
+    measure = "" if found.drift is None else f" (AUC {found.drift:.3f})"
+    said = f" {found.reason}{measure}{more}; {_clock(found.at_s)} UTC."
+    words = {"drift": "drift", "none": "no drift found", "undecided": "drift undecided"}
+    return element("p", badge(tones[found.decision], words[found.decision]) + visible(said))
 
 
 def _seconds(found: float | None) -> str:

@@ -30,6 +30,7 @@ from serving.callers import Caller
 from serving.endpoint import Endpoint
 from serving.generation import GenerationRequest, Piece
 from serving.ledger_rows import Exposure, Row, Status
+from serving.live_prompts import FEATURES, Measure
 from serving.meters import Meters
 from serving.openai_answers import Usage
 from serving.openai_requests import Asked
@@ -57,16 +58,20 @@ class Recording(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The endpoint as it is now: its document, the arms that are ready, and the split between those."""
+    """The endpoint as it is now: its document, the arms that are ready, and the split between those.
+
+    ``measure`` turns prompts into numbers where those are kept.
+    """
 
     endpoint: Endpoint
     ready: Mapping[str, Answering]
     split: Split
+    measure: Measure
 
     @classmethod
-    def of(cls, endpoint: Endpoint, ready: Mapping[str, Answering]) -> Snapshot:
+    def of(cls, endpoint: Endpoint, ready: Mapping[str, Answering], measure: Measure | None = None) -> Snapshot:
         """Return the state in which the arms of ``ready`` answer."""
-        return cls(endpoint, ready, Split(endpoint.split_salt, endpoint.weights, ready.keys()))
+        return cls(endpoint, ready, Split(endpoint.split_salt, endpoint.weights, ready.keys()), measure or Measure())
 
     @property
     def experiment(self) -> str | None:
@@ -251,6 +256,8 @@ class Exchange:
             "turns": self.asked.num_turns,
             "answer_characters": self._num_characters,
         }
+        if self.now.endpoint.log == "features":
+            kept[FEATURES] = self.now.measure.kept_features(prompt)
         if self.now.endpoint.log == "text":
             kept |= {"prompt": mask_personal_data(prompt), "answer": mask_personal_data("".join(self._text))}
             if self.generation.n > 1:

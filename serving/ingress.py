@@ -19,9 +19,12 @@ from cluster.store import Store
 from serving import endpoint as endpoints
 from serving.arm import RemoteArm
 from serving.callers import Keys
+from serving.drift import latest, measure_of, reference_arm
+from serving.endpoint import Endpoint
 from serving.gateway import Gateway, Snapshot
 from serving.ledger import Ledger
 from serving.ledger_rows import Row
+from serving.live_prompts import Measure
 from serving.meters import Meters
 from serving.spool import Spool
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 LOOK_EVERY_S = 0.5
+DRIFT_EVERY_LOOKS = 20
 MOST_ONGOING = 1000
 SPOOL = "spool"
 log = logging.getLogger("hone.serving")
@@ -55,6 +59,8 @@ class Ingress:
         self._name, self._settings, self._keys = name, settings, keys
         self._store = Store(settings.home)
         self._arms: dict[str, RemoteArm] = {}
+        self._measures: dict[str, Measure] = {}
+        self._looks = 0
         self._spool = self._open_spool(settings)
         snapshot = await asyncio.to_thread(self._look)
         self._gateway = Gateway(snapshot, self._spool, Meters(name))
@@ -91,6 +97,20 @@ class Ingress:
             if snapshot.endpoint != old.endpoint or snapshot.ready.keys() != old.ready.keys():
                 self._gateway.snapshot = snapshot
                 self._gateway.show()
+            await self._show_drift()
+
+    async def _show_drift(self) -> None:
+        """Let the meters say what the last look at drift found, now and then."""
+        self._looks += 1
+        if self._looks % DRIFT_EVERY_LOOKS:
+            return
+        try:
+            found = await asyncio.to_thread(latest, self._store, self._name)
+        except HoneError as error:
+            log.error("%s", error)
+            return
+        if found is not None:
+            self._gateway.meters.drifted(found.drift, flagged=found.flagged, at_s=found.at_s)
 
     def _look(self) -> Snapshot:
         """Return the endpoint as its document and the cluster say. Runs in a thread."""
@@ -100,7 +120,20 @@ class Ingress:
         for name, arm in document.arms.items():
             if arm.application in running:
                 ready[name] = self._remote(arm.application)
-        return Snapshot.of(document, ready)
+        return Snapshot.of(document, ready, self._measure(document))
+
+    def _measure(self, document: Endpoint) -> Measure:
+        """Return what measures prompts, by the sketch of the release that they are compared with if that is here."""
+        directory = document.arms[reference_arm(document)].directory
+        if document.log != "features":
+            return Measure()
+        if directory not in self._measures:
+            try:
+                self._measures = {directory: measure_of(document)}
+            except HoneError as error:
+                log.error("%s", error)
+                self._measures = {directory: Measure()}
+        return self._measures[directory]
 
     def _remote(self, application: str) -> RemoteArm:
         from ray import serve

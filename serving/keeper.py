@@ -32,6 +32,8 @@ from cluster.stopping import stop_on_signal
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving.deploy import Options, bring_up, take_down
+from serving.drift import look
+from serving.drift_looks import looking
 from serving.traffic import steer
 
 if TYPE_CHECKING:
@@ -105,8 +107,9 @@ def serve(
         try:
             kept = _claim(store, endpoint, options)
             announce(_serving(endpoint, kept.url))
-            while not stopping.wait(STEER_EVERY_S):
-                _steered(spec.endpoint, settings, progress)
+            with looking(lambda: look(spec.endpoint, settings, time.time()), progress):
+                while not stopping.wait(STEER_EVERY_S):
+                    _steered(spec.endpoint, settings, progress)
             progress.say(f"{spec.endpoint}: draining")
         finally:
             take_down(spec.endpoint)

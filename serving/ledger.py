@@ -128,10 +128,18 @@ class Ledger:
         for row in self._read(query.order_by(exposures.c.time_s, exposures.c.request)):
             yield Exposure.model_validate(row)
 
-    def outcomes(self, endpoint: str, experiment: str | None = None) -> Iterator[Outcome]:
-        """Yield the outcomes of an endpoint's exposures by time, or those of one experiment's."""
+    def newest(self, endpoint: str, since_s: float, most: int) -> list[Exposure]:
+        """Return an endpoint's last exposures that no administrator forced, at most so many, by time."""
+        chosen = exposures.c
+        query = select(exposures).where(chosen.endpoint == endpoint, chosen.time_s > since_s, ~chosen.forced)
+        query = query.order_by(chosen.time_s.desc(), chosen.request.desc()).limit(most)
+        return [Exposure.model_validate(row) for row in self._read(query)][::-1]
+
+    def outcomes(self, endpoint: str, experiment: str | None = None, since_s: float = 0.0) -> Iterator[Outcome]:
+        """Yield the outcomes of an endpoint's exposures by time, of one experiment's, or of those from ``since_s`` on."""
         joined = outcomes.join(exposures, outcomes.c.request == exposures.c.request)
-        query = select(outcomes).select_from(joined).where(exposures.c.endpoint == endpoint)
+        of_endpoint = (exposures.c.endpoint == endpoint, exposures.c.time_s >= since_s)
+        query = select(outcomes).select_from(joined).where(*of_endpoint)
         if experiment is not None:
             query = query.where(exposures.c.experiment == experiment)
         for row in self._read(query.order_by(outcomes.c.time_s, outcomes.c.request, outcomes.c.key)):

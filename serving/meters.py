@@ -32,6 +32,9 @@ class Meters:
         self._refused = Counter("hone_refused", "Requests answered by no arm", ("endpoint", "status"), **own)
         self._feedback = Counter("hone_feedback", "Outcomes fed back", ("endpoint",), **own)
         self._lost = Counter("hone_ledger_errors", "Rows that the ledger's spool did not take", ("endpoint",), **own)
+        self._drift = Gauge("hone_drift", "AUC of live against training prompts, 0.5 = alike", ("endpoint",), **own)
+        self._flagged = Gauge("hone_drift_flagged", "Whether drift is proven", ("endpoint",), **own)
+        self._looked = Gauge("hone_drift_looked_seconds", "When drift was last looked at", ("endpoint",), **own)
 
     def begun(self, experiment: str | None, arm: str) -> None:
         """Count a request in."""
@@ -64,6 +67,15 @@ class Meters:
         self._weight.clear()
         for arm, probability in probabilities.items():
             self._weight.labels(self._endpoint, experiment or "", arm).set(probability)
+
+    def drifted(self, drift: float | None, *, flagged: bool, at_s: float) -> None:
+        """Show what a look at drift found; no number where it found none."""
+        if drift is None:
+            self._drift.clear()
+        else:
+            self._drift.labels(self._endpoint).set(drift)
+        self._flagged.labels(self._endpoint).set(flagged)
+        self._looked.labels(self._endpoint).set(at_s)
 
     def refused(self, status: int) -> None:
         """Count a request that no arm was asked about."""

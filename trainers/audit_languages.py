@@ -1,6 +1,6 @@
 """The audit of languages: rows whose prompt or answer is in another language than most.
 
-Left out: which languages there are and how they are told apart (``trainers.languages``).
+Left out: which languages there are and how they are told apart (``cluster.languages``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from cluster.languages import LANGUAGE_CHARS, language_of
 from trainers.audit_evidence import Evidence
 from trainers.audit_text import REMEMBERED_TEXTS, Tally
-from trainers.languages import LANGUAGE_CHARS, language_of
 from trainers.rows import Row
 
 

@@ -2,7 +2,7 @@
 
 A release is written whenever training finished, accepted or not; only an accepted one becomes a version.
 ``release.json`` holds what a server or an auditor needs (job, hashes, versions, scores), README.md says the same to
-people.
+people, and ``sketch.npz`` is what live prompts are compared with.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from cluster.store import content_hash
 from trainers.card import model_card
 from trainers.evaluation import read_scored
 from trainers.prepared import Prepared
+from trainers.sketching import release_sketch
 from trainers.train import trained_weights
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def run(ctx: RunContext) -> None:
             if file.name not in ("manifest.json", "reload.json"):
                 _link(file, directory / file.relative_to(model))
         (directory / "release.json").write_text(record.model_dump_json(indent=2))
+        release_sketch(ctx, model, time.time()).save(directory)
         card = model_card(record, ctx.check(), gate, Prepared(Path(ctx.prepared_path())).record.template)
         (directory / "README.md").write_text(card, encoding="utf-8")
     ctx.store.remove("runs", ctx.run, "model")

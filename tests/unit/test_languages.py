@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainers.languages import LANGUAGE_OF, language_of
+from cluster.languages import LANGUAGE_OF, language_of
 
 # The first article of the Universal Declaration of Human Rights, and everyday sentences.
 CLEAR = [
