@@ -26,7 +26,7 @@ from serving.drift import look
 from serving.keeper import detach, find_kept, stop
 from serving.lineage import lineage
 from serving.replay import Feedback, User, replay
-from serving.results import LATE_S, verdict_on
+from serving.results import verdict_on
 from serving.traffic import promote
 from serving.verdict_table import verdict_lines
 from serving.watch import watch
@@ -40,9 +40,17 @@ HORIZON_S = 5.0
 MOST_ROUNDS = 6
 SERVE = {
     "log": "text",
-    "retrain": {"weight": 50, "horizon_h": HORIZON_S / 3600, "min_rows": 100, "metric": "accuracy", "margin": 0.03},
+    "retrain": {
+        "weight": 50,
+        "horizon_h": HORIZON_S / 3600,
+        "min_rows": 100,
+        "metric": "accuracy",
+        "margin": 0.03,
+        "holdout": 0.15,
+    },
 }
-PACE_S = 2 * LATE_S
+PACE_S = 6.0
+"""Rows reach the ledger within it, and drift's looks and the verdict's look back by less."""
 
 
 class Shares(Record):

@@ -55,7 +55,8 @@ evaluate: {{base: false, max_new_tokens: 8, batch_size: 64}}
 gate: ["accuracy >= 0.6"]
 """
 SHARES = (("job", 0.62), ("live", 0.12), ("trial", 0.10), ("score", 0.16))
-"""Of the rows of old packages; of new ones the job's share is asked live."""
+"""Of the rows of old packages. Of new ones the job's share is asked live, but for a part that is asked for scores."""
+NEW_SCORED = 0.3
 
 
 def write_loop_demo(name: str, settings: Settings, progress: Progress) -> Path:
@@ -94,7 +95,9 @@ def _dealt(rows: list[DocstringRow], new: set[str], folder: Path) -> dict[str, l
         pools[name], left = _split_off(left, share / share_left, folder)
         share_left -= share
     pools["job"] = [row for row in left if row.label not in new]
-    pools["live"] += [row for row in left if row.label in new]
+    scored, live = _split_off([row for row in left if row.label in new], NEW_SCORED, folder)
+    pools["live"] += live
+    pools["score"] += scored
     return {name: pools[name] for name, _ in SHARES}
 
 
