@@ -45,10 +45,12 @@ SERVE = {
         "horizon_h": HORIZON_S / 3600,
         "min_rows": 100,
         "metric": "accuracy",
-        "margin": 0.03,
+        "margin": 0.05,
         "holdout": 0.15,
+        "confirmed": True,
     },
 }
+"""The margin allows for the 220 or so rows of the old test: four more classes may cost a little, and chance adds 0.03."""
 PACE_S = 6.0
 """Rows reach the ledger within it, and drift's looks and the verdict's look back by less."""
 
