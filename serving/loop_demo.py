@@ -50,7 +50,7 @@ SERVE = {
         "confirmed": True,
     },
 }
-"""The margin allows for the 220 or so rows of the old test: four more classes may cost a little, and chance adds 0.03."""
+"""The margin is for some 220 rows of the old test: four more classes may cost a little, and chance adds 0.03."""
 PACE_S = 6.0
 """Rows reach the ledger within it, and drift's looks and the verdict's look back by less."""
 
