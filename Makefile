@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 BENCHMARKS := ab_validity audit_planted audit_scale checkpoint_stall demo_seeds endpoint_throughput engine_throughput faults ray_overhead serve_latency sweep_gain sweep_quality sweep_throughput train_throughput
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo cluster-demo check test faults docs docs-test bench clean
+.PHONY: help setup demo cluster-demo loop-demo check test faults docs docs-test bench clean
 
 help:  ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -29,6 +29,9 @@ demo: setup  ## the main job on real input: data, a base model, training on 2 wo
 
 cluster-demo: setup  ## a cluster of two nodes on this machine: submit, follow, stop, resume, list
 	@$(BIN)/python -m cluster.cluster_demo
+
+loop-demo: setup  ## a release, traffic that changes, drift, feedback, and a child that wins its place
+	@began=$$SECONDS; $(BIN)/hone loop-demo $(DEMO); echo "loop-demo: done in $$((SECONDS - began)) s"
 
 check: setup  ## format, lint, types, imports, generated docs, unit tests
 	@began=$$SECONDS

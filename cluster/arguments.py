@@ -53,3 +53,22 @@ def days(text: str) -> float:
     if not 0 <= found <= 36500:
         raise argparse.ArgumentTypeError(f"{text} is no number of days from 0 to 36500")
     return found
+
+
+def a_day(text: str) -> int:
+    """Return the N of N/day."""
+    number = text.removesuffix("/day")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not N/day, as 1/day")
+    return int(number)
+
+
+def seconds(text: str) -> float:
+    """Return a number of seconds above 0."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return found

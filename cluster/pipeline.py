@@ -134,17 +134,17 @@ def entry(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
-def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime) -> TrainResult:
+def train(job: JobSpec, settings: Settings, progress: Progress, now: datetime, run: str | None = None) -> TrainResult:
     """Run a job's stages here, from data to a registered release, and return its result.
 
-    Whatever can be refused is refused before the run exists. Raises the HoneError that ended it; nothing is
-    registered then.
+    Whatever can be refused is refused before the run exists; ``run`` is its id where that was written down before.
+    Raises the HoneError that ended it; nothing is registered then.
     """
     began_s = time.monotonic()
     job = with_stored_base(job, Store(settings.home), progress)
     ready = entry(ready_entry(job))(job, settings, progress)
     took_s = time.monotonic() - began_s
-    ctx = start_run(job, ready, settings, progress, now)
+    ctx = start_run(job, ready, settings, progress, run or new_run_id(job.name, now, os.urandom(2)))
     note_phase(ctx.store, ctx.run, Phase(stage=DATA, took_s=took_s, done=True))
     return _through(ctx)
 
@@ -226,10 +226,9 @@ def as_trained(ctx: RunContext) -> RunContext:
     return replace(ctx, job=stored_job(ctx.store, RUNS, ctx.run, WINNER), document=WINNER_DATA)
 
 
-def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, now: datetime) -> RunContext:
-    """Give a job that is ready its id, its directory and its MLflow run."""
+def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, run: str) -> RunContext:
+    """Give a job that is ready its directory and its MLflow run under its id."""
     store = Store(settings.home)
-    run = new_run_id(job.name, now, os.urandom(2))
     ctx = RunContext(run, job, settings, store, Registry(settings), progress)
     store.put_text(dump_job(job), RUNS, run, "job.yaml")
     claim_run(store, run)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from cluster.blocks import NAME_PATTERN, Block, Name, Text, Word, refusal
+from cluster.retrain_spec import RetrainSpec
 
 RELEASE_VERSION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}@([1-9]\d*|champion|challenger)")
 Percent = Annotated[float, Field(gt=0, le=100)]
@@ -109,6 +110,9 @@ class ServeSpec(Block):
     )
     log: Literal["off", "features", "text"] = Field(
         default="features", description="What is kept of a request: nothing, numbers about it, or its redacted text."
+    )
+    retrain: RetrainSpec = Field(
+        default_factory=RetrainSpec, description="How feedback becomes the rows of a child, and what it must do."
     )
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from cluster.audit_spec import AuditSpec
 from cluster.blocks import WORD_PATTERN, Block, Name, SourceList, Sources, Text, Word, refusal
 from cluster.evaluate_spec import EvaluateSpec
 from cluster.layout_spec import COLUMNS, Columns, DataFormat, refuse_unknown_columns
+from cluster.parent_spec import ParentSpec
 from cluster.serve_spec import ServeSpec
 from cluster.speed_spec import SpeedSpec
 from cluster.sweep_spec import SweepSpec, refuse_impossible_space
@@ -248,6 +249,9 @@ class JobSpec(Block):
         default=None, description="A search for better values; present: the job is a sweep."
     )
     serve: ServeSpec | None = Field(default=None, description="Where and against what the release is served.")
+    parent: ParentSpec | None = Field(
+        default=None, description="What the job was retrained from, as `hone retrain` writes it."
+    )
 
     def of_trials(self) -> JobSpec:
         """Return the job that the trials of its sweep begin from: with their workers, on their share of the data."""

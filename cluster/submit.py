@@ -23,7 +23,7 @@ from cluster.jobs import Head, Site
 from cluster.records import RunStatus
 from cluster.redaction import without_passwords
 from cluster.run_places import refuse_living
-from cluster.runs import clear_stop, read_status, release_run, write_status
+from cluster.runs import clear_stop, new_run_id, read_status, release_run, write_status
 from cluster.session import KEPT_MEMORY
 from cluster.shipping import code_bytes, code_root, shipped_code
 from cluster.store import Store
@@ -80,7 +80,7 @@ def submit(
     job = with_stored_inputs(job, Store(settings.home), progress)
     ready = pipeline.entry(pipeline.ready_entry(job))(job, there, progress)
     agree(plan_lines(ready.report.plan, head, site, sent))
-    ctx = pipeline.start_run(job, ready, there, progress, datetime.now(UTC))
+    ctx = pipeline.start_run(job, ready, there, progress, new_run_id(job.name, datetime.now(UTC), os.urandom(2)))
     return _send(ctx, _submission(ctx, head, 1, ()), head, sent)
 
 

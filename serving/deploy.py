@@ -214,7 +214,7 @@ def _start_ingress(name: str, settings: Settings, options: Options, before: Endp
 def _written(store: Store, spec: ServeSpec, arms: Mapping[str, Arm], before: Endpoint | None) -> Endpoint:
     """Write the endpoint's document: from here on traffic goes to these arms."""
     now_s = time.time()
-    update = {"experiment": spec.experiment, "log": spec.log}
+    update = {"experiment": spec.experiment, "log": spec.log, "retrain": spec.retrain}
     if before is None:
         first = Endpoint(name=spec.endpoint, salt=secrets.token_hex(16), arms={})
         return endpoints.write(store, first.model_copy(update=update).after(arms, "serve", now_s))

@@ -1,6 +1,6 @@
 """An endpoint's live prompts against its release's own training set: a look, its report, and what it remembers.
 
-The reference is the release that most users get: the experiment's control, else the arm with the largest weight. What
+The reference is the experiment's control while it has traffic, else the arm with the largest weight. What
 a look has tested is kept in the store (``drift/ENDPOINT/SKETCH.json``), so that each live row is used once however
 often and from wherever one looks; the last report lies beside it for the console and the gauges.
 
@@ -77,9 +77,10 @@ def latest(store: Store, endpoint: str) -> DriftReport | None:
 
 
 def reference_arm(document: Endpoint) -> str:
-    """Return the arm whose training set live prompts are compared with."""
-    if document.experiment is not None and document.experiment.control in document.arms:
-        return document.experiment.control
+    """Return the arm whose training set live prompts are compared with: after a promotion it is the winner's."""
+    control = document.experiment.control if document.experiment is not None else ""
+    if control in document.arms and document.arms[control].weight > 0:
+        return control
     return max(document.arms, key=lambda name: document.arms[name].weight)
 
 

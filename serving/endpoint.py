@@ -20,6 +20,7 @@ from cluster.blocks import did_you_mean
 from cluster.durable import locked
 from cluster.errors import StoreError, UsageError
 from cluster.records import Record
+from cluster.retrain_spec import RetrainSpec
 from cluster.serve_spec import ExperimentSpec, GenerationSpec
 from cluster.store import Store
 from serving.split import exposure_probabilities
@@ -57,6 +58,7 @@ class Change(Record):
     aliases: dict[str, str] = Field(default_factory=dict, description="model → version that became its champion")
     aliases_before: dict[str, str] = Field(default_factory=dict)
     undone: bool = False
+    releases: dict[str, str] = Field(default_factory=dict, description="arm → what it serves from this epoch on")
 
 
 class About(TypedDict, total=False):
@@ -76,6 +78,7 @@ class Endpoint(Record):
     arms: dict[str, Arm]
     experiment: ExperimentSpec | None = None
     log: Literal["off", "features", "text"] = "features"
+    retrain: RetrainSpec = Field(default_factory=RetrainSpec)
     history: list[Change] = Field(default_factory=list[Change])
 
     @property
@@ -132,6 +135,7 @@ class Endpoint(Record):
             why=why,
             weights={name: arm.weight for name, arm in arms.items()},
             weights_before=self.weights,
+            releases={name: arm.version or arm.directory for name, arm in arms.items()},
             **about,
         )
         history = [*self.history, change][-MOST_CHANGES:]

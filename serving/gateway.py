@@ -279,6 +279,12 @@ class Exchange:
             kept[FEATURES] = self.now.measure.kept_features(prompt)
         if self.now.endpoint.log == "text":
             kept |= {"prompt": mask_personal_data(prompt), "answer": mask_personal_data("".join(self._text))}
+            if self.generation.n > 1:
+                kept["answers"] = self.generation.n
+            if [role for role, _ in self.asked.turns] not in ([], ["user"]):
+                kept["messages"] = [
+                    {"role": role, "content": mask_personal_data(words)} for role, words in self.asked.turns
+                ]
         return kept
 
 

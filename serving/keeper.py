@@ -116,6 +116,16 @@ def serve(
             store.remove(CLUSTERS, f"{spec.endpoint}.json")
 
 
+def changed(spec: ServeSpec, settings: Settings, progress: Progress) -> Serving:
+    """Change an endpoint that runs here into what ``spec`` says. Raises UsageError where none runs here."""
+    kept = find_kept(Store(settings.home), spec.endpoint)
+    if kept is None:
+        raise UsageError(f"no endpoint {spec.endpoint!r} runs here", "hone serve starts one.")
+    options = Options(engine="vllm" if kept.engine == "vllm" else "transformers")
+    with environment(TOKEN), ray_session(address=kept.ray_address):
+        return _serving(bring_up(spec, settings, options, progress), kept.url)
+
+
 def detach(endpoint: str, arguments: Sequence[str], settings: Settings) -> Serving:
     """Start `hone serve` with these arguments in the background, and return once the endpoint answers.
 

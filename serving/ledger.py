@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     JSON,
@@ -28,6 +28,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     select,
     text,
 )
@@ -77,6 +78,17 @@ outcomes = Table(
     Column("correction", Text),
     Column("source", String(63), nullable=False),
 )
+
+
+class Tally(NamedTuple):
+    """What one arm did while one epoch was in force."""
+
+    arm: str
+    epoch: int
+    experiment: str | None
+    exposures: int
+    outcomes: int
+    corrections: int
 
 
 class Ledger:
@@ -154,6 +166,37 @@ class Ledger:
             with _named_errors(), self._engine.connect() as connection:
                 connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
         return seen, said
+
+    def judged(self, endpoint: str, since_s: float = 0.0) -> Iterator[tuple[Exposure, Outcome]]:
+        """Yield an endpoint's outcomes from ``since_s`` on, by time, each with the exposure that it judges."""
+        joined = outcomes.join(exposures, outcomes.c.request == exposures.c.request)
+        said = [column.label(f"said_{column.name}") for column in outcomes.c if column.name != "key"]
+        query = select(exposures, *said).select_from(joined)
+        query = query.where(exposures.c.endpoint == endpoint, outcomes.c.time_s >= since_s)
+        for row in self._read(query.order_by(outcomes.c.time_s, outcomes.c.request, outcomes.c.key)):
+            said_row = {name.removeprefix("said_"): row.pop(name) for name in list(row) if name.startswith("said_")}
+            yield Exposure.model_validate(row), Outcome.model_validate(said_row)
+
+    def num_unmatched(self) -> int:
+        """Return how many outcomes name a request that no endpoint answered."""
+        query = select(func.count()).select_from(
+            outcomes.outerjoin(exposures, outcomes.c.request == exposures.c.request)
+        )
+        with _named_errors(), self._engine.connect() as connection:
+            return int(connection.execute(query.where(exposures.c.request.is_(None))).scalar_one())
+
+    def tallies(self, endpoint: str) -> list[Tally]:
+        """Return how many exposures and outcomes there are of every arm, by epoch and experiment."""
+        place = (exposures.c.arm, exposures.c.epoch, exposures.c.experiment)
+        joined = exposures.outerjoin(outcomes, exposures.c.request == outcomes.c.request)
+        counts = (
+            func.count(exposures.c.request.distinct()),
+            func.count(outcomes.c.key),
+            func.count(outcomes.c.correction),
+        )
+        query = select(*place, *counts).select_from(joined).where(exposures.c.endpoint == endpoint).group_by(*place)
+        with _named_errors(), self._engine.connect() as connection:
+            return [Tally(*row) for row in connection.execute(query.order_by(exposures.c.epoch, exposures.c.arm))]
 
     def _read(self, query: Any) -> Iterator[dict[str, Any]]:
         with _named_errors(), self._engine.connect() as connection:

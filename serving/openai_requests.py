@@ -118,6 +118,11 @@ class ChatAsked(_Asked):
         """How many turns the prompt has."""
         return len(self.messages)
 
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """Every turn's role and words, for whoever trains on them."""
+        return [(str(turn["role"]), str(turn.get("content") or "")) for turn in map(_turn, self.messages)]
+
 
 class TextAsked(_Asked):
     """The body of /v1/completions."""
@@ -141,6 +146,11 @@ class TextAsked(_Asked):
     def num_turns(self) -> int:
         """How many turns the prompt has."""
         return 1
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """None: a text that is gone on with is no conversation."""
+        return []
 
     def _only_prompt(self) -> str | tuple[int, ...]:
         prompt = self.prompt

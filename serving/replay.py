@@ -2,7 +2,8 @@
 
 For demonstrations, load and acceptance: the same door that a stranger's client uses, nothing else. An answer is right
 when it equals one of the row's references after white space is folded. Users come as fast as ``concurrency`` of them
-are answered; one who is turned away for a moment (429, 503) comes again.
+are answered; one who is turned away for a moment (429, 503) comes again. Users may also say nothing, or say what would
+have been right and let it be learned from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 from pydantic import Field
@@ -24,6 +25,7 @@ from serving.generation import Message
 TRIES = 20
 WAIT_S = 0.5
 TIMEOUT_S = 120.0
+Feedback = Literal["value", "correction", "none"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,15 @@ def replay(
     concurrency: int = 8,
     key: str | None = None,
     prefix: str = "replay",
+    feedback: Feedback = "value",
 ) -> Replayed:
     """Let every row ask at ``url`` (without /v1) and report the outcome; ``prefix`` names a fresh set of users.
 
+    ``feedback`` is what they say: whether the answer was right, also what would have been (with consent), or nothing.
     Raises RunFailed where the endpoint does not answer at all, or takes no feedback.
     """
-    return asyncio.run(_all(url, users, {"max_tokens": max_tokens, "temperature": 0}, concurrency, key, prefix))
+    asked = {"max_tokens": max_tokens, "temperature": 0} | ({"consent": True} if feedback == "correction" else {})
+    return asyncio.run(_all(url, users, asked, concurrency, key, prefix, feedback))
 
 
 def is_right(answer: str, references: Sequence[str]) -> bool:
@@ -75,7 +80,13 @@ def is_right(answer: str, references: Sequence[str]) -> bool:
 
 
 async def _all(
-    url: str, users: Sequence[User], settings: Mapping[str, Any], concurrency: int, key: str | None, prefix: str
+    url: str,
+    users: Sequence[User],
+    settings: Mapping[str, Any],
+    concurrency: int,
+    key: str | None,
+    prefix: str,
+    feedback: Feedback,
 ) -> Replayed:
     places = asyncio.Semaphore(concurrency)
     right: Counter[str] = Counter()
@@ -97,7 +108,11 @@ async def _all(
                 is_good = is_right(answer["choices"][0]["message"]["content"], user.references)
                 answered[arm] += 1
                 right[arm] += is_good
-                said = {"request_id": answer["id"], "value": float(is_good), "source": "replay"}
+                if feedback == "none":
+                    return
+                said: dict[str, Any] = {"request_id": answer["id"], "value": float(is_good), "source": "replay"}
+                if feedback == "correction" and not is_good:
+                    said["correction"] = user.references[0]
                 if await _posted(client, "/v1/feedback", said) is None:
                     raise RunFailed("the endpoint took no feedback", "See its log.")
 

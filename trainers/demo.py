@@ -94,7 +94,7 @@ def write_demo(settings: Settings, progress: Progress, *, method: str, overrides
     job = folder / f"{method}.yaml"
     _write_job(job, method, "./base")
     held_out = held_out_texts(load_job(job, overrides).data)
-    base = _base(folder, library, {row.label for row in rows}, held_out, progress)
+    base = made_base(folder, library, {row.label for row in rows}, held_out, progress)
     _write_job(job, method, f"./{base.name}")
     return job
 
@@ -113,7 +113,7 @@ def held_out_texts(data: DataSpec) -> list[str]:
     return list(dict.fromkeys(held))
 
 
-def _base(folder: Path, library: list[Source], labels: set[str], held_out: list[str], progress: Progress) -> Path:
+def made_base(folder: Path, library: list[Source], labels: set[str], held_out: list[str], progress: Progress) -> Path:
     """Return the base that was made without ``held_out``, made now unless it is cached."""
     recipe = Pretraining()
     shaping = json.dumps([BASE_FORM, sorted(held_out), asdict(recipe), [source.path for source in library]])

@@ -31,6 +31,8 @@ def run(ctx: RunContext) -> None:
     version = None
     if gate.decision == "accept":
         lineage = {"data_hash": release.data_hash, "base": release.base, "base_hash": release.base_hash}
+        if (parent := ctx.job.parent) is not None:
+            lineage |= {"parent_run": parent.run, "parent_release": parent.release}
         version = ctx.registry.register(ctx.job.name, place, ctx.run, lineage)
     result = TrainResult(
         run=ctx.run,

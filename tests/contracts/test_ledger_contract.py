@@ -166,3 +166,20 @@ def test_rows_of_the_oldest_ledger_are_there_after_every_migration(settings: Set
     with closing(Ledger.open(settings)) as ledger:
         assert list(ledger.exposures("support")) == [Exposure.model_validate(row)]
         assert [(found.request, found.value) for found in ledger.outcomes("support")] == [("a", 1.0)]
+
+
+def test_a_judgement_comes_with_the_exposure_that_it_judges(ledger: Ledger) -> None:
+    asked = [exposure("a"), exposure("b", endpoint="other"), exposure("c")]
+    said = [Outcome(request=name, time_s=float(n), name="success", value=1.0) for n, name in enumerate("cab")]
+    ledger.write([*asked, *said, Outcome(request="nobody", time_s=9.0, name="success", correction="x")])
+    assert list(ledger.judged("support")) == [(asked[2], said[0]), (asked[0], said[1])], "by the time of judgement"
+    assert list(ledger.judged("support", since_s=1.0)) == [(asked[0], said[1])]
+    assert ledger.num_unmatched() == 1
+
+
+def test_what_arms_did_is_counted_by_epoch_and_experiment(ledger: Ledger) -> None:
+    rows = [exposure("a"), exposure("b"), exposure("c", epoch=4, experiment=None), exposure("d", endpoint="other")]
+    said = [Outcome(request="a", time_s=1.0, name="n", correction="x"), Outcome(request="a", time_s=2.0, name="n")]
+    ledger.write([*rows, *said])
+    assert ledger.tallies("support") == [("control", 3, "v4", 2, 2, 1), ("control", 4, None, 1, 0, 0)]
+    assert ledger.tallies("nobody") == []

@@ -103,7 +103,6 @@ DEFAULTS: dict[str, Any] = {
         "speed": {"concurrency": 8, "requests": 64, "warm_up": 8},
         "max_wait_hours": 24.0,
         "max_cost": None,
-        "max_wait_hours": 24.0,
     },
     "evaluate": {
         "metrics": "auto",
@@ -124,6 +123,7 @@ DEFAULTS: dict[str, Any] = {
     "speed": {"concurrency": 8, "requests": 64, "warm_up": 8},
     "sweep": None,
     "serve": None,
+    "parent": None,
 }
 
 
