@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Literal
 
 DOCS = Path(__file__).parent.parent / "docs"
-GUIDES = ("first-job", "own-data", "sweeps", "ab-testing", "retraining", "submitting", "clusters", "security", "troubleshooting")
+GUIDES = (
+    "first-job",
+    "own-data",
+    "sweeps",
+    "ab-testing",
+    "retraining",
+    "submitting",
+    "clusters",
+    "security",
+    "troubleshooting",
+)
 OTHERS = frozenset({"kubectl", "docker", "ray", "helm", "aws"})
 """Programs whose commands are looked at, and not run."""
 BLOCK = re.compile(r"^```(?P<language>[a-z]+)(?: (?P<word>[^\n]+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)

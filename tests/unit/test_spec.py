@@ -100,7 +100,6 @@ DEFAULTS: dict[str, Any] = {
         "tokens_per_s": None,
         "price_per_gpu_hour": None,
         "max_hours": None,
-        "speed": {"concurrency": 8, "requests": 64, "warm_up": 8},
         "max_wait_hours": 24.0,
         "max_cost": None,
     },
