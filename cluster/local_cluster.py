@@ -88,6 +88,8 @@ class LocalCluster:
         log = self.folder / f"node-{number}.log"
         command = [RAY, "start", *(self._join() if number else self._head()), "--node-ip-address", host(number)]
         command += ["--num-cpus", str(cpus), "--dashboard-agent-listen-port", str(free_port()), "--block"]
+        # A directory a node: Ray unpacks a job's code anew on each, over what another one runs in where they share one.
+        command += ["--temp-dir", str(self._folder() / str(number))]
         command += [] if number else ["--ray-client-server-port", str(free_port())]
         with log.open("wb") as out:
             self._nodes[number] = subprocess.Popen(
@@ -125,11 +127,14 @@ class LocalCluster:
             shutil.rmtree(self._files, ignore_errors=True)
             self._files = None
 
+    def _folder(self) -> Path:
+        """Return where Ray keeps its files; sockets too, whose paths may have 107 characters: a short one."""
+        if self._files is None:
+            self._files = Path(tempfile.mkdtemp(prefix="hone-ray-", dir="/tmp"))
+        return self._files
+
     def _head(self) -> list[str]:
-        # Sockets lie there, whose paths may have 107 characters: a short one, whatever TMPDIR says.
-        self._files = Path(tempfile.mkdtemp(prefix="hone-ray-", dir="/tmp"))
-        options = ["--head", "--port", str(self.port), "--temp-dir", str(self._files)]
-        options += ["--object-store-memory", str(OBJECT_STORE_BYTES)]
+        options = ["--head", "--port", str(self.port), "--object-store-memory", str(OBJECT_STORE_BYTES)]
         if not self.with_dashboard:
             return [*options, "--include-dashboard", "false"]
         return [*options, "--dashboard-host", host(0), "--dashboard-port", str(self.dashboard_port)]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -44,6 +45,8 @@ class Lab:
     hosts: Hosts
     folder: Path
     variables: dict[str, str]
+    files: str
+    """A directory of each machine's own lies there: a short path, since sockets are among Ray's files."""
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
@@ -76,7 +79,6 @@ class Lab:
         address = self.hosts.addresses[machine]
         joins = ["--address", f"{self.hosts.addresses['head']}:{PORT}"]
         leads = ["--head", "--port", str(PORT), "--dashboard-host", address, "--dashboard-port", str(DASHBOARD)]
-        leads += ["--temp-dir", f"/tmp/hone-hosts-{os.getpid()}"]
         command = [str(Path(sys.executable).with_name("ray")), "start", *(leads if machine == "head" else joins)]
         command += [
             "--node-ip-address",
@@ -118,7 +120,8 @@ def lab(folder: Path) -> Iterator[Lab]:
             storage = up.enter_context(running_s3(hosts.addresses["services"]))
             home, db = storage.new_bucket(), database.new_database()
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        made = Lab(hosts, folder, {"HONE_HOME": home, "HONE_DB": db, **storage.variables, **token})
+        files = up.enter_context(TemporaryDirectory(prefix="hone-", dir="/tmp"))
+        made = Lab(hosts, folder, {"HONE_HOME": home, "HONE_DB": db, **storage.variables, **token}, files)
         try:
             for machine, cpus in (("head", 0), ("one", 1), ("two", 1)):
                 made.join(machine, cpus)
@@ -150,7 +153,7 @@ def test_a_job_crosses_machines_survives_the_loss_of_one_and_is_served(tmp_path:
         sent = [part for name in machines.variables if name.startswith(("HONE_DB", "AWS_")) for part in ("--env", name)]
         submitted = machines.hone("client", "submit", str(job), "--address", url, "--yes", "--no-wait", *sent)
         run = submitted["run"]
-        machines.until(lambda: machines.hone("client", "status", run)["step"] > 2 * EVERY, "training")
+        machines.until(lambda: is_training(machines, run), "training")
         machines.lose("two")
         ended = machines.until(lambda: ended_status(machines, run), "the end", 300)
         assert ended["state"] == "finished", (ended, machines.run("client", hone("logs", run)))
@@ -174,6 +177,12 @@ def hone(*arguments: str) -> list[str]:
 
 def head(machines: Lab) -> str:
     return f"{machines.hosts.addresses['head']}:{PORT}"
+
+
+def is_training(machines: Lab, run: str) -> bool:
+    status = machines.hone("client", "status", run)
+    assert status["state"] in ("waiting", "running"), (status, machines.run("client", hone("logs", run)))
+    return status["step"] > 2 * EVERY
 
 
 def ended_status(machines: Lab, run: str) -> dict[str, Any] | None:
