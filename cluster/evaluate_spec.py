@@ -20,6 +20,7 @@ Perturbation = Literal["typos", "case", "punctuation", "whitespace", "paraphrase
 PERTURBATIONS: tuple[Perturbation, ...] = ("typos", "case", "punctuation", "whitespace", "paraphrase", "distractor")
 OF_SLICES = ("worst_slice", "slice_gap")
 ABOUT = re.compile(r"\b(worst_slice|slice_gap|robustness_drop)\(([^()]*)\)")
+INSIDE = re.compile(r"\([^()]*\)")
 NEEDED = {
     "consistency": "evaluate.robustness.repeats",
     "general_perplexity_ratio": "evaluate.general",
@@ -147,7 +148,7 @@ class EvaluateSpec(Block):
             for term, argument in ABOUT.findall(rule):
                 self._refuse_argument(place, rule, term, argument.strip())
             for term, key in NEEDED.items():
-                if re.search(rf"(?<![\w(]){term}\b", rule) and not self._has(key, mixed=mixed):
+                if re.search(rf"\b{term}\b(?!\.)", INSIDE.sub("", rule)) and not self._has(key, mixed=mixed):
                     raise refusal(["gate", place], f"{rule!r} needs {key}, which is not set", f"Set {key}.")
 
     def _refuse_argument(self, place: int, rule: str, term: str, argument: str) -> None:
