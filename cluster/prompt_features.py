@@ -22,16 +22,13 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.languages import language_of
 from cluster.personal_data import MASK, mask_personal_data
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 BUCKETS = 2048
 LETTERS = 4
@@ -40,6 +37,8 @@ NEGATIVE = 1 << 15
 MOST_CHARACTERS = 8000
 WORD = re.compile(rf"{MASK.pattern}|\w+|[^\w\s]")
 Buckets = NDArray[np.uint16]
+Sparse = Any
+"""A scipy.sparse.csr_matrix, whose own types do not say what slices and stacks of it are."""
 
 
 def read_part(prompt: str) -> str:
@@ -71,7 +70,7 @@ def buckets_of(n_grams: Iterable[str]) -> Buckets:
     return np.array(sorted({found % BUCKETS | (NEGATIVE if found >> 31 else 0) for found in hashes}), np.uint16)
 
 
-def matrix_of(rows: Sequence[Buckets]) -> csr_matrix:
+def matrix_of(rows: Sequence[Buckets]) -> Sparse:
     """Return prompts as sparse rows of length 1, one column a bucket."""
     from scipy.sparse import csr_matrix
 

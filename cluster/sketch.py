@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import StoreError
-from cluster.prompt_features import BUCKETS, Buckets, PromptFeatures, buckets_of, read_part, terms_of
-from cluster.token_features import DIMENSIONS, TokenFeatures, Tokens, TokenTable, token_table
+from cluster.prompt_features import PromptFeatures, read_part, terms_of
+from cluster.token_features import TokenFeatures, Tokens, TokenTable, token_table
 
 NAME = "sketch.npz"
 FORM = 1
@@ -92,7 +92,7 @@ class Sketch:
         if not file.is_file():
             return None
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return cls._read(dict(arrays))
         except (KeyError, ValueError, TypeError, OSError, BadZipFile) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -128,7 +128,8 @@ def sketch_of(
     ``tokens`` and the directory ``model`` are the release's tokenizer and where its input embeddings lie.
     """
     draw = np.random.default_rng(len(prompts))
-    drawn = [prompts[place] for place in draw.permutation(len(prompts))[:MOST_ROWS].tolist()]
+    places: list[int] = draw.permutation(len(prompts))[:MOST_ROWS].tolist()
+    drawn = [prompts[place] for place in places]
     counts = Counter(term for prompt in drawn for term in terms_of(read_part(prompt)))
     common = [(term, num) for term, num in counts.most_common(MOST_TERMS) if num >= LEAST_ROWS_A_TERM]
     found = Sketch(
@@ -146,11 +147,3 @@ def sketch_of(
     if table is None:
         return found
     return replace(found, tokens=[table.features(row, tokens.unknown, own_rows=1) for row in ids], table=table)
-
-
-def term_buckets(terms: Iterable[str]) -> list[Buckets]:
-    """Return every term's one bucket, with its sign."""
-    return [buckets_of([term]) for term in terms]
-
-
-__all__ = ["BUCKETS", "DIMENSIONS", "Sketch", "sketch_of", "term_buckets"]

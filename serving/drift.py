@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -21,15 +20,16 @@ from pydantic import Field, ValidationError
 
 from cluster.durable import locked
 from cluster.errors import StoreError
-from cluster.prompt_features import matrix_of
 from cluster.records import Interval, Record
 from cluster.session import Settings
 from cluster.sketch import Sketch
 from cluster.store import Store
-from cluster.token_features import TokenFeatures, Tokens
+from cluster.token_features import Tokens
 from serving import endpoint as endpoints
+from serving.drift_judge import Rows
 from serving.drift_report import DriftReport
-from serving.drift_test import BATCH, WINDOW, Course, Live, Pass, Reference, Rows, play
+from serving.drift_sides import Sides
+from serving.drift_test import BATCH, LEAST_REFERENCE, WINDOW, Course, Live, Pass, is_enough, play
 from serving.drift_words import rates_of, terms_between
 from serving.endpoint import Arm, Endpoint
 from serving.first_weeks import Watched, failures, judged, outcome_name, watched
@@ -134,6 +134,10 @@ def _tested(
 ) -> tuple[DriftReport, Remembered]:
     """Return the report on prompts that there are."""
     sides = Sides.of(sketch)
+    if not is_enough(sides.reference):
+        num = len(set(sides.reference.rows.marks))
+        what = f"the release was trained on {num} different prompts, and the test needs {LEAST_REFERENCE}"
+        return _because(empty, what), before
     course = _played(before, sides, prompts, sketch.made_s)
     found_s = before.found_s if before.found_s is not None else course.found_s
     shown = newest_by_unit(prompts, WINDOW)
@@ -255,53 +259,6 @@ def _remembered(store: Store, document: Endpoint, name: str, made_s: float) -> R
     except ValidationError as error:
         what = f"what was tested before is damaged: {error.errors()[0]['msg']}"
         raise StoreError(what, "Remove the file; the test then begins anew.", store.path(*parts)) from error
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The sketch as rows of features, and the same features of live prompts."""
-
-    reference: Reference
-    names: tuple[str, ...]
-    center_E: np.ndarray
-    scale_E: np.ndarray
-
-    @classmethod
-    def of(cls, sketch: Sketch) -> Sides:
-        """Return a sketch's side."""
-        marks = [row.key for row in sketch.prompts]
-        blocks = [matrix_of([row.buckets for row in sketch.prompts])]
-        center_E = scale_E = np.zeros(0)
-        names = ("n_grams",)
-        if sketch.tokens is not None:
-            vectors_NE = np.array([row.embedding for row in sketch.tokens])
-            center_E, scale_E = vectors_NE.mean(axis=0), vectors_NE.std(axis=0) + 1e-6
-            blocks.append(_embedded(sketch.tokens, center_E, scale_E))
-            names = ("n_grams", "embeddings")
-        return cls(Reference(sketch.id, Rows(marks, blocks)), names, center_E, scale_E)
-
-    def rows_of(self, prompts: Sequence[LivePrompt]) -> Rows:
-        """Return live prompts' side."""
-        blocks = [matrix_of([one.features.buckets for one in prompts])]
-        if len(self.names) > 1:
-            blocks.append(_embedded([one.tokens for one in prompts], self.center_E, self.scale_E))
-        return Rows([one.features.key for one in prompts], blocks)
-
-    def distinct(self) -> Rows:
-        """Return the sketch's rows without the prompts that repeat an earlier one."""
-        first = {mark: place for place, mark in reversed(list(enumerate(self.reference.rows.marks)))}
-        return self.reference.rows.picked(sorted(first.values()))
-
-
-def _embedded(rows: Sequence[TokenFeatures | None], center_E: np.ndarray, scale_E: np.ndarray):
-    """Return mean embeddings as rows of about length 1; a row that has none is all zeros."""
-    from scipy.sparse import csr_matrix
-
-    dense_NE = np.zeros((len(rows), len(center_E)), np.float32)
-    for place, row in enumerate(rows):
-        if row is not None:
-            dense_NE[place] = (row.embedding - center_E) / scale_E / np.sqrt(len(center_E))
-    return csr_matrix(dense_NE)
 
 
 def _alone(store: Store, endpoint: str) -> AbstractContextManager[None]:

@@ -10,8 +10,9 @@ are played in their order, in batches of a fixed size, whoever looks.
   whether it is among their highest fifth or twentieth (few foreign rows show only there). All λ and g share the money.
 - Drift begins some day, so money is also held back for every later batch: the j-th gets 1/(j(j+1)) of it (a mixture
   over times of change as in Shin, Ramdas and Rinaldo, arXiv 2203.03532). A late change costs some batches, not weeks.
-- A sketch has 5,000 rows and a reference row is played once. So there are **passes**: when the rows are used up, or
-  after a week of many batches, everything is forgotten and the sketch is shuffled anew. Pass k spends α/(k(k+1)).
+- A sketch has 5,000 rows and a reference row is played once. So there are **passes**: when the rows are used up, after
+  a week of ten batches, or after a week without new users, everything is forgotten and the sketch is shuffled anew.
+  Pass k spends α/(k(k+1)).
   Within a pass a later row's luck would depend on an earlier one's; across passes only the union bound is used.
 - **A user plays once a pass** (with their first row): rows of one user resemble each other, and 17–42 % false alarms
   come of counting them as independent. The same for prompts with the same terms: a prompt that many send counts once,
@@ -24,45 +25,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from cluster.records import Record
-from serving.two_sample import classifier
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from serving.drift_judge import MANY_ROWS, PAYOFFS, Judge, Rows, scores_of
 
 ALPHA = 0.05
 BATCH = 50
+LEAST_REFERENCE = 4 * BATCH
+"""Different prompts of a sketch, below which nothing is tested."""
 STAKES = (0.05, 0.1, 0.2, 0.4, 0.8)
-TAILS = (0.8, 0.95)
-PAYOFFS = 1 + len(TAILS)
 RANKING_FRAC, FITTING_FRAC = 0.1, 0.1
 """Shares of the sketch that only rank scores, and that are fitted from the start; the others are played."""
-WINDOW = 1000
-"""Live rows that a classifier is fitted to, the newest."""
+WINDOW = MANY_ROWS
+"""Live rows that are remembered for classifiers to be fitted to, the newest."""
+REFIT_PART, MOST_STALE = 5, 2
+"""A classifier is fitted again when it has missed a fifth of what it has seen, or two batches."""
 PASS_S = 7 * 86400.0
-PASS_BATCHES = 10
+PASS_BATCHES, LEAST_BATCHES = 10, 2
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Prompts as the test sees them: a mark each for the prompt, and one matrix a block of features.
-
-    A block that is not known of a row is all zeros there: nothing is won or lost by it.
-    """
-
-    marks: Sequence[int]
-    blocks: Sequence[csr_matrix]
-
-    def picked(self, places: Sequence[int]) -> Self:
-        """Return some of the rows, in this order."""
-        return type(self)([self.marks[place] for place in places], [block[list(places)] for block in self.blocks])
 
 
 @dataclass(frozen=True)
@@ -89,7 +74,7 @@ class Reference:
 class Pass(Record):
     """One pass through the sketch: what was played, and what became of the money.
 
-    ``fortunes`` are those begun so far, by block, payoff and stake. Marks are 32 bits of a hash.
+    ``fortunes`` are those begun so far, by score, payoff and stake. Marks are 32 bits of a hash.
     """
 
     number: int = 1
@@ -98,6 +83,8 @@ class Pass(Record):
     after: str = Field(default="", description="that row's request")
     batches: int = 0
     used: int = Field(default=0, description="rows of the shuffled sketch that were played or passed over")
+    fitted: int = Field(default=0, description="batches that the classifiers in use have seen")
+    fitted_used: int = Field(default=0, description="``used`` at that time")
     fortunes: list[float]
     evidence: float = Field(default=1.0, description="the fortune after the last batch")
     live: list[str] = Field(default_factory=list[str], description="requests that classifiers are fitted to, in order")
@@ -113,13 +100,13 @@ class Pass(Record):
     @classmethod
     def begun(cls, num_blocks: int, number: int, after_s: float, after: str = "") -> Self:
         """Return a pass in which nothing was played."""
-        fortunes = [0.0] * (num_blocks * PAYOFFS * len(STAKES))
+        fortunes = [0.0] * (len(scores_of(num_blocks)) * PAYOFFS * len(STAKES))
         return cls(number=number, began_s=after_s, after_s=after_s, after=after, fortunes=fortunes)
 
 
 @dataclass(frozen=True)
 class Course:
-    """A pass after all batches that were complete, where drift was found in one, and how many rows wait for the next."""
+    """A pass after all complete batches, the row at which drift was found, and how many rows wait for a batch."""
 
     state: Pass
     found_s: float | None
@@ -129,23 +116,29 @@ class Course:
 def play(state: Pass, reference: Reference, live: Live, earlier: Rows) -> Course:
     """Play every complete batch of the live rows after ``state.after``; ``earlier`` are those of ``state.live``.
 
-    Stops where drift is found.
+    Stops where drift is found. The reference must be ``is_enough``.
     """
-    known = earlier
+    assert is_enough(reference), "a sketch of a few rows gives no pairs to play"
+    game = Game(reference, live, earlier)
     start = _after(state, live)
     while True:
         batch, start_next = _next_batch(state, live, start)
+        now_s = live.times_s[start_next - 1] if start_next else state.after_s
+        if _is_over(state, len(reference), now_s):
+            state = Pass.begun(len(earlier.blocks), state.number + 1, state.after_s, state.after)
+            game.known = game.known.picked([])
+            continue
         if len(batch) < BATCH:
             return Course(state, None, len(batch))
-        now_s = live.times_s[batch[-1]]
-        if _is_over(state, len(reference), now_s):
-            state = Pass.begun(len(known.blocks), state.number + 1, state.after_s, state.after)
-            known = known.picked([])
-            continue
-        state, known = _after_batch(state, reference, live, known, batch)
+        state = _after_batch(state, game, batch)
         start = start_next
         if state.evidence >= state.threshold:
             return Course(state, now_s, 0)
+
+
+def is_enough(reference: Reference) -> bool:
+    """Return whether a sketch has enough different prompts for a pass of some batches."""
+    return len(set(reference.rows.marks)) >= LEAST_REFERENCE
 
 
 def _after(state: Pass, live: Live) -> int:
@@ -172,24 +165,28 @@ def _next_batch(state: Pass, live: Live, start: int) -> tuple[list[int], int]:
 
 
 def _is_over(state: Pass, sketch_rows: int, now_s: float) -> bool:
+    """Return whether a new pass begins: the sketch is used up, or a week is, or no new users have come for one."""
     is_old = now_s - state.began_s > PASS_S and state.batches >= PASS_BATCHES
-    return is_old or sketch_rows - _first_played(sketch_rows) - state.used < BATCH
+    is_known = now_s - state.after_s > PASS_S and state.batches >= LEAST_BATCHES
+    return is_old or is_known or sketch_rows - _first_played(sketch_rows) - state.used < BATCH
 
 
-def _after_batch(state: Pass, reference: Reference, live: Live, known: Rows, batch: Sequence[int]) -> tuple[Pass, Rows]:
-    """Return the pass after a batch, and the rows of ``state.live`` then."""
+def _after_batch(state: Pass, game: Game, batch: Sequence[int]) -> Pass:
+    """Return the pass after a batch of the live rows at these places."""
+    live, reference = game.live, game.reference
     order = np.random.default_rng([int(reference.id, 16), state.number]).permutation(len(reference)).tolist()
-    num_ranking, first = int(len(order) * RANKING_FRAC), _first_played(len(order))
+    first = _first_played(len(order))
     fresh, used = _next_reference(state, reference, order[first + state.used :])
     chosen = live.rows.picked(batch)
+    if state.batches >= _refit_at(state.fitted):
+        state = state.model_copy(update={"fitted": state.batches, "fitted_used": state.used})
     gains = None
-    if state.live and len(fresh) == BATCH:
-        ranking = reference.rows.picked(order[:num_ranking])
-        fitted = reference.rows.picked(order[num_ranking : first + state.used])
-        gains = _gains(fitted, known, ranking, reference.rows.picked(fresh), chosen)
+    if state.fitted and len(fresh) == BATCH:
+        gains = game.judge(state, order).gains(reference.rows.picked(fresh), chosen)
     fortunes, evidence = _bet(state, gains)
     requests = [live.requests[place] for place in batch]
     last = batch[-1]
+    game.known = game.known.followed_by(chosen, WINDOW)
     changes = {
         "after_s": live.times_s[last], "after": live.requests[last], "batches": state.batches + 1,
         "used": state.used + used, "fortunes": fortunes, "evidence": evidence,
@@ -198,7 +195,34 @@ def _after_batch(state: Pass, reference: Reference, live: Live, known: Rows, bat
         "prompts": [*state.prompts, *chosen.marks],
         "references": [*state.references, *(reference.rows.marks[place] for place in fresh)],
     }  # fmt: skip
-    return state.model_copy(update=changes), _joined(known, chosen)
+    return state.model_copy(update=changes)
+
+
+@dataclass
+class Game:
+    """What one call of ``play`` has before it: both sides, the live rows it may fit to, and the last judge."""
+
+    reference: Reference
+    live: Live
+    known: Rows
+    _judge: tuple[tuple[int, int], Judge] | None = None
+
+    def judge(self, state: Pass, order: Sequence[int]) -> Judge:
+        """Return the judge that is fitted to the pass's first ``state.fitted`` batches."""
+        key = (state.number, state.fitted)
+        if self._judge is None or self._judge[0] != key:
+            too_new = (state.batches - state.fitted) * BATCH
+            known = self.known.picked(range(max(0, len(self.known.marks) - too_new)))
+            num_ranking = int(len(order) * RANKING_FRAC)
+            ranking = self.reference.rows.picked(order[:num_ranking])
+            fitted = self.reference.rows.picked(order[num_ranking : _first_played(len(order)) + state.fitted_used])
+            self._judge = (key, Judge.of(fitted, known, ranking))
+        return self._judge[1]
+
+
+def _refit_at(fitted: int) -> int:
+    """Return after how many batches a classifier is fitted again that has seen ``fitted``: the more the later."""
+    return fitted + max(1, min(fitted // REFIT_PART, MOST_STALE))
 
 
 def _first_played(sketch_rows: int) -> int:
@@ -216,46 +240,6 @@ def _next_reference(state: Pass, reference: Reference, left: Sequence[int]) -> t
             if len(fresh) == BATCH:
                 return fresh, used
     return fresh, len(left)
-
-
-def _joined(known: Rows, chosen: Rows) -> Rows:
-    from scipy.sparse import vstack
-
-    blocks = [vstack(pair).tocsr()[-WINDOW:] for pair in zip(known.blocks, chosen.blocks, strict=True)]
-    return Rows([*known.marks, *chosen.marks][-WINDOW:], blocks)
-
-
-def _gains(fitted: Rows, known: Rows, ranking: Rows, fresh: Rows, chosen: Rows) -> list[Floats]:
-    """Return the gain of each block's payoffs on each pair of a fresh reference row and a live row.
-
-    ``fitted`` and ``known`` are what the block's classifier has seen, reference and live; ``ranking`` ranks scores.
-    """
-    gains: list[Floats] = []
-    for block in range(len(chosen.blocks)):
-        gains += _block_gains(*(rows.blocks[block] for rows in (fitted, known, ranking, fresh, chosen)))
-    return gains
-
-
-def _block_gains(
-    fitted: csr_matrix, known: csr_matrix, ranking: csr_matrix, fresh: csr_matrix, chosen: csr_matrix
-) -> list[Floats]:
-    from scipy.sparse import vstack
-
-    if not known.nnz or not fitted.nnz:
-        return [np.zeros(BATCH)] * PAYOFFS
-    is_live = np.repeat([False, True], [fitted.shape[0], known.shape[0]])
-    told = classifier(vstack([fitted, known]).tocsr(), is_live)
-    ranks = np.sort(told.decision_function(ranking))
-
-    def place(rows: csr_matrix) -> Floats:
-        scores = told.decision_function(rows)
-        both = np.searchsorted(ranks, scores, "left") + np.searchsorted(ranks, scores, "right")
-        return both / (2 * len(ranks))
-
-    live_N, fresh_N = place(chosen), place(fresh)
-    is_known = np.diff(chosen.indptr) > 0
-    found = [live_N - fresh_N, *(np.float64(live_N > tail) - np.float64(fresh_N > tail) for tail in TAILS)]
-    return [np.where(is_known, gain, 0.0) for gain in found]
 
 
 def _bet(state: Pass, gains: Sequence[Floats] | None) -> tuple[list[float], float]:

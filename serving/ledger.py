@@ -136,7 +136,7 @@ class Ledger:
         return [Exposure.model_validate(row) for row in self._read(query)][::-1]
 
     def outcomes(self, endpoint: str, experiment: str | None = None, since_s: float = 0.0) -> Iterator[Outcome]:
-        """Yield the outcomes of an endpoint's exposures by time, of one experiment's, or of those from ``since_s`` on."""
+        """Yield the outcomes of an endpoint's exposures by time: of one experiment's, of those from ``since_s`` on."""
         joined = outcomes.join(exposures, outcomes.c.request == exposures.c.request)
         of_endpoint = (exposures.c.endpoint == endpoint, exposures.c.time_s >= since_s)
         query = select(outcomes).select_from(joined).where(*of_endpoint)

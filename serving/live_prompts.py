@@ -53,8 +53,7 @@ class Measure:
         """Return what a row says of its prompt; None where it says nothing that can be used."""
         kept: Any = row.kept
         if isinstance(text := kept.get("prompt"), str):
-            of_tokens = None if self.sketch is None else self.sketch.features(text, self.tokens)
-            return LivePrompt(row.request, row.unit, row.time_s, PromptFeatures.of(text), of_tokens, text)
+            return self.measured(text, row.request, row.unit, row.time_s)
         try:
             features = PromptFeatures.from_kept(kept[FEATURES])
         except (KeyError, TypeError, ValueError):
@@ -68,6 +67,11 @@ class Measure:
             return TokenFeatures.from_kept(kept)
         except (KeyError, TypeError, ValueError):
             return None
+
+    def measured(self, text: str, request: str = "", unit: str = "", time_s: float = 0.0) -> LivePrompt:
+        """Return what is known of a prompt whose text is there."""
+        of_tokens = None if self.sketch is None else self.sketch.features(text, self.tokens)
+        return LivePrompt(request, unit, time_s, PromptFeatures.of(text), of_tokens, text)
 
     def prompts_of(self, rows: Iterable[Exposure]) -> list[LivePrompt]:
         """Return the usable rows that users' requests left, in the order of time."""

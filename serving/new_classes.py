@@ -13,21 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.personal_data import mask_personal_data
-from cluster.prompt_features import matrix_of
+from cluster.prompt_features import Sparse, matrix_of
 from cluster.sketch import Sketch
 from serving.drift_report import NewClasses
 from serving.ledger_rows import Exposure, Outcome
 from serving.live_prompts import LivePrompt
 from serving.sequential import bounded_mean_interval
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 FAR_FRAC, ALPHA, TIGHTEST_AT = 0.05, 0.05, 500
 MOST_COMPARED = 1000
@@ -70,7 +66,7 @@ def _with_far(found: NewClasses, sketch: Sketch, prompts: Sequence[LivePrompt]) 
     )
 
 
-def _nearest(rows: csr_matrix, reference: csr_matrix, most: float = 2.0) -> NDArray[np.float64]:
+def _nearest(rows: Sparse, reference: Sparse, most: float = 2.0) -> NDArray[np.float64]:
     """Return every row's largest cosine with a reference row, those of ``most`` and above left out."""
     found: list[NDArray[np.float64]] = []
     for start in range(0, rows.shape[0], 250):

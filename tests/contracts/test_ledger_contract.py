@@ -65,6 +65,20 @@ def test_one_endpoint_or_experiment_is_read_without_the_others(ledger: Ledger) -
     assert [row.request for row in ledger.outcomes("other")] == ["c"]
 
 
+def test_the_newest_rows_are_read_by_time_without_forced_ones(ledger: Ledger) -> None:
+    others = [exposure("x", 9.0, endpoint="other"), exposure("y", 9.0, forced=True)]
+    ledger.write([*others, *(exposure(f"r{place}", float(place)) for place in range(6))])
+    assert [row.request for row in ledger.newest("support", 0.0, 3)] == ["r3", "r4", "r5"]
+    assert [row.request for row in ledger.newest("support", 3.0, 9)] == ["r4", "r5"]
+
+
+def test_outcomes_of_late_exposures_are_read_without_the_earlier_ones(ledger: Ledger) -> None:
+    ledger.write([exposure("a", 1.0), exposure("b", 5.0)])
+    said = [Outcome(request=name, time_s=9.0, name="success", value=1.0) for name in ("a", "b")]
+    ledger.write(said)
+    assert list(ledger.outcomes("support", since_s=2.0)) == said[1:]
+
+
 def test_an_outcome_may_arrive_before_its_exposure(ledger: Ledger) -> None:
     said = Outcome(request="a", time_s=3.0, name="success", value=1.0)
     ledger.write([said])

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.cli import main
 from cluster.records import FINDING_CODES
-from tests.tiny import write_diverging_base
+from cluster.sketch import Sketch
+from tests.tiny import KEYWORDS, write_diverging_base
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -88,7 +89,11 @@ def loads_like_any_model(release: Path) -> None:
     ]
     assert tokenizer.decode(answer, skip_special_tokens=True).strip() == "billing"
     assert answer[-1] == tokenizer.eos_token_id
-    assert {path.suffix for path in release.iterdir()} <= {".json", ".safetensors", ".md", ".jinja"}
+    assert {path.suffix for path in release.iterdir()} <= {".json", ".safetensors", ".md", ".jinja", ".npz"}
+    sketch = Sketch.load(release)
+    assert sketch is not None
+    assert sketch.classes == sorted(KEYWORDS)
+    assert sketch.tokens is not None
     assert "## Limits" in (release / "README.md").read_text()
 
 
@@ -109,6 +114,7 @@ def test_lora_under_zero_3_gives_an_adapter_that_reloads(
     assert list((release.parent / "tensorboard").glob("events.out.tfevents.*"))
     code, merged, _ = run_json(capsys, "merge", str(release), str(tmp_path / "merged"))
     assert code == 0
+    assert Sketch.load(Path(tmp_path / "merged")) is not None, "an adapter's is made with its base's embeddings"
     assert merged["max_abs_logit_difference"] < 1e-3 < merged["adapter_effect"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.errors import GenerationFailed, NotServing, Overloaded, RequestRefused
+from cluster.prompt_features import PromptFeatures
 from serving import bodies
 from serving.bodies import MOST_BODY_BYTES
 from serving.callers import Keys, hashed
@@ -66,7 +67,9 @@ def test_a_chat_is_answered_in_openais_shape_and_recorded():
     assert (answer.headers["x-hone-arm"], answer.headers["x-hone-epoch"]) == ("a", "1")
     assert (row.status, row.probabilities, row.tokens_in, row.tokens_out) == ("ok", {"a": 1.0, "b": 0.0}, 3, 2)
     assert (row.has_unit, row.consent, row.forced, row.time_s) == (True, True, False, 100.0)
+    features = row.kept.pop("features")
     assert row.kept == {"prompt_characters": 11, "turns": 1, "answer_characters": 7}
+    assert PromptFeatures.from_kept(features).buckets.tolist() == PromptFeatures.of("the invoice").buckets.tolist()
     assert "ann" not in row.model_dump_json()
 
 
@@ -252,6 +255,20 @@ def test_text_is_kept_redacted_only_where_it_is_asked_for():
     off = Local(endpoint(log="off", a=1))
     posted(off)
     assert off.rows[0].kept == {}
+
+
+def test_features_are_those_of_the_release_and_text_has_none_of_its_own():
+    local = Local(endpoint(log="text", a=1))
+    posted(local)
+    assert "features" not in local.rows[0].kept
+    shown = got(local, "/metrics").text
+    assert "hone_drift{" not in shown
+    local.gateway.meters.drifted(0.625, flagged=True, at_s=5.0)
+    shown = got(local, "/metrics").text
+    assert 'hone_drift{endpoint="support"} 0.625' in shown
+    assert 'hone_drift_flagged{endpoint="support"} 1.0' in shown
+    local.gateway.meters.drifted(None, flagged=False, at_s=6.0)
+    assert "hone_drift{" not in got(local, "/metrics").text, "undecided is no number"
 
 
 def test_feedback_is_on_disk_before_it_is_confirmed():

@@ -28,6 +28,8 @@ from serving import endpoint as endpoints
 from serving.callers import Keys, hashed
 from serving.console import Console
 from serving.console_page import WORKING
+from serving.drift import DRIFT, LATEST
+from serving.drift_report import DriftReport, Term
 from serving.gateway import Snapshot
 from serving.ledger import Ledger
 from serving.ledger_rows import Exposure, Outcome
@@ -106,6 +108,22 @@ def test_nobody_sees_anything_without_the_administrators_key(settings: Settings)
     assert admin.send("GET", "").status_code == 401
     assert admin.document.epoch == 1
     assert admin.local.rows == []
+
+
+def test_the_last_look_at_drift_is_one_line(admin: Administrator):
+    assert "drift" not in admin.send("GET", "/live").text
+    store = Store(admin.settings.home)
+    term = Term(term="<b>parcel", direction="live", live=0.3, reference=0.0, weight=9.0)
+    report = DriftReport(
+        endpoint="support", release="m@1", at_s=0.0, decision="drift", reason="they differ", flagged=True, drift=0.625,
+        terms=[term, term.model_copy(update={"term": "invoice", "direction": "reference"})],
+    )  # fmt: skip
+    store.put_json(report.model_dump(mode="json"), DRIFT, "support", LATEST)
+    shown = admin.send("GET", "/live").text
+    assert "they differ (AUC 0.625); live prompts have more of: &lt;b&gt;parcel; 1970-01-01" in shown
+    undecided = report.model_copy(update={"decision": "undecided", "flagged": False, "drift": None, "reason": "none"})
+    store.put_json(undecided.model_dump(mode="json"), DRIFT, "support", LATEST)
+    assert "AUC" not in admin.send("GET", "/live").text
 
 
 def test_without_such_a_key_there_is_no_console_and_it_says_so(settings: Settings):
