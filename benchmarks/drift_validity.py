@@ -184,7 +184,7 @@ def delays(cases: Sequence[Prompts], num: int) -> None:
             hits = [one - begins for one in found if one is not None and one > begins]
             early = sum(one is not None and one <= begins for one in found)
             waits = sorted([*hits, *[10**9] * (num - early - len(hits))])
-            middle = median(waits) if waits else 10**9
+            middle = median(waits) if waits[len(waits) // 2] < 10**9 else 10**9
             low, high = waits[len(waits) // 10], waits[-1 - len(waits) // 10]
             print(
                 f"| {prompts.name} | {share:.0%} | {begins:,} | {num} | {len(hits) / num:.0%} "

@@ -7,7 +7,8 @@ arXiv 0902.2206): hundreds of thousands of n-grams share them, so no word can be
 encryption: whoever suspects a certain prompt can hash it and compare, which is why there is ``log: off``. Personal data
 is masked first.
 
-A prompt is read up to 8,000 characters, which bounds what the gateway spends on it.
+A prompt is read up to 8,000 characters, which bounds what the gateway spends on it: about 0.2 ms for a sentence and
+5 ms for the longest (one processor of a 2-core machine).
 
 Left out: counts of an n-gram within a prompt (that it occurs says nearly all in short texts), pairs of words (they told
 less apart than letters did, and are only used to name differences), and what needs the release, which is
