@@ -31,7 +31,7 @@ BASES, INPUTS = "bases", "inputs"
 
 
 def with_stored_base(job: JobSpec, store: Store, progress: Progress) -> JobSpec:
-    """Return the job as every node can run it once its data are prepared: base and template out of the store.
+    """Return the job as every node can run it once its data are prepared: base, template and general rows in the store.
 
     A base that is no model directory stays as it is, for whoever refuses it. Raises StoreError.
     """
@@ -48,6 +48,9 @@ def with_stored_base(job: JobSpec, store: Store, progress: Progress) -> JobSpec:
     if template is not None and _is_file(template):
         text = Path(template).read_text(encoding="utf-8")
         update["data"] = job.data.model_copy(update={"template": text})
+    if (general := job.evaluate.general) is not None:
+        rows = general.model_copy(update={"data": _stored_files(general.data, store, progress)})
+        update["evaluate"] = job.evaluate.model_copy(update={"general": rows})
     return job.model_copy(update=update)
 
 
@@ -85,11 +88,10 @@ def _with_bases(sweep: SweepSpec, stored: Callable[[str], str]) -> SweepSpec:
 
 
 def _with_files(data: DataSpec, store: Store, progress: Progress) -> DataSpec:
-    """Return the data block with every local file, the matches of a pattern each by itself, as its URL in the store."""
-    files = entry("trainers.sources:source_files")
+    """Return the data block with every local file as its URL in the store."""
 
     def stored(sources: list[str]) -> list[str]:
-        return [_stored_file(file, store, progress) for file in files(sources)] if sources else []
+        return _stored_files(sources, store, progress)
 
     mix = data.mix and [part.model_copy(update={"train": stored(part.train)}) for part in data.mix]
     return data.model_copy(
@@ -100,6 +102,12 @@ def _with_files(data: DataSpec, store: Store, progress: Progress) -> DataSpec:
             "mix": mix,
         }
     )
+
+
+def _stored_files(sources: list[str], store: Store, progress: Progress) -> list[str]:
+    """Return sources with every local file, the matches of a pattern each by itself, as its URL in the store."""
+    files = entry("trainers.sources:source_files")
+    return [_stored_file(file, store, progress) for file in files(sources)] if sources else []
 
 
 def _stored_file(file: str, store: Store, progress: Progress) -> str:

@@ -20,6 +20,7 @@ data:
   train: ["./a.jsonl", "part-*.jsonl", "hub/set"]
   test: {plain: ./test.jsonl}
   template: ./chat.jinja
+evaluate: {general: general.jsonl}
 sweep: {space: {base: ["./base", "./other", "org/model"], train.epochs: [1, 2]}}
 """
 
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
         (folder / name / "config.json").write_text(f'{{"name": "{name}"}}')
         (folder / name / ".cache").mkdir()
         (folder / name / ".cache" / "notes").write_text("of a download tool")
-    for name in ("a", "part-1", "part-2", "test"):
+    for name in ("a", "part-1", "part-2", "test", "general"):
         (folder / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
     (folder / "chat.jinja").write_text("{{ messages }}")
     (folder / "job.yaml").write_text(JOB)
@@ -63,6 +64,9 @@ def test_a_base_goes_under_its_content_hash_and_reads_back_as_it_was(folder: Pat
     assert job.sweep.space["base"] == [job.base, store.path("bases", content_hash(folder / "other")), "org/model"]
     assert job.data.template == "{{ messages }}"
     assert job.data.train[0] == str(folder / "a.jsonl"), "the rows are read here, by the data stage"
+    assert job.evaluate.general is not None
+    place = store.path("inputs", content_hash(folder / "general.jsonl"))
+    assert job.evaluate.general.data == [f"{place}/general.jsonl"], "those are read by the evaluation, wherever it runs"
 
 
 def test_data_files_go_each_under_its_hash_and_keep_their_names(folder: Path, store: Store) -> None:
