@@ -93,8 +93,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     job = folder / "job.yaml"
     job.write_text(
         "name: tickets\nbase: ./base\ndata: {train: tickets.jsonl, split: {test: 0.0}}\n"
-        "train: {method: full, epochs: 60, learning_rate: 1.0e-4, batch_size: 16, max_length: 64, zero_stage: 2,\n"
-        f"        eval_every: 200, early_stopping: null, checkpoint: {{every: {EVERY}}}}}\n"
+        "train: {method: full, epochs: 150, learning_rate: 1.0e-4, batch_size: 16, max_length: 64, zero_stage: 2,\n"
+        f"        eval_every: 1000, early_stopping: null, checkpoint: {{every: {EVERY}}}}}\n"
         "cluster: {workers: 2, hang_timeout_s: 60}\n"
     )
     with local_cluster(folder, [1, 1]) as cluster:
@@ -104,13 +104,14 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def stopped(client: Client) -> str:
     """A run that was stopped with a checkpoint while it trained, after another one had waited for its room."""
-    run, queued = client.submitted(), client.submitted()
+    run = client.submitted()
+    client.until(run, lambda status: status["step"] > EVERY)
+    queued = client.submitted()
     waiting = client.until(queued, lambda status: "waiting for" in status["why"])
     assert waiting["state"] == "waiting"
     assert waiting["why"] == "waiting for 2 CPUs, 0 free"
     assert client.hone("stop", queued).code == 0
     client.until(queued, lambda status: status["state"] == "stopped")
-    client.until(run, lambda status: status["step"] > EVERY)
     assert client.hone("stop", run, "--json").json()["state"] == "stopping"
     client.until(run, lambda status: status["state"] == "stopped")
     return run
@@ -153,7 +154,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_to_its_end(client: Client, st
     assert done.code == 0, done.err
     result = done.json()
     assert result["run"] == stopped
-    assert result["steps"] == 1020
+    assert result["steps"] == 2550
     found = [line for line in done.err.splitlines() if "goes on after step" in line]
     assert step - EVERY <= int(found[0].split("goes on after step")[1].split()[0].strip(";,.")) <= step
     assert f"  hone status {stopped}" in done.err
