@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -21,8 +21,9 @@ from cluster.errors import HoneError, RunStopped, StoreError, UsageError
 from cluster.jobfile import dump_job, stored_job
 from cluster.phases import Phase, note_phase, timed
 from cluster.preflight import refuse_unreachable
-from cluster.records import CheckReport, Plan, RunState, RunStatus, SweepResult, TrainResult
+from cluster.records import RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
+from cluster.run_context import DATA_JSON, RunContext, as_trained
 from cluster.run_log import RunLog, logged
 from cluster.runs import (
     RUNS,
@@ -50,8 +51,6 @@ CHECK_PAGE = "check.html"
 REPORT_PAGE = "report.html"
 SWEEP_PAGE = "sweep.html"
 SEARCHED = "search.json"
-DATA_JSON = "data.json"
-WINNER, WINNER_DATA = "winner.yaml", "winner.json"
 SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best", "pareto")
 MAY_DIFFER = ("cluster.", "sweep.trials=", "sweep.max_hours=", "sweep.max_cost=")
 
@@ -88,44 +87,6 @@ SWEEP: tuple[Stage, ...] = (
     *TRAINING[1:],
     Stage("sweep report", "tuning.report:run", SWEEP_PAGE),
 )
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What every stage is handed: the run, its job, and where its artifacts and messages go.
-
-    ``document`` names what the data stage left for this job.
-    """
-
-    run: str
-    job: JobSpec
-    settings: Settings
-    store: Store
-    registry: Registry
-    progress: Progress
-    document: str = DATA_JSON
-
-    def data(self) -> dict[str, Any]:
-        """Return what the data stage left: the check report, the prepared set's key and the data's hash."""
-        return self.store.get_json(RUNS, self.run, self.document)
-
-    def check(self) -> CheckReport:
-        """Return the audit, split sizes and plan of this run."""
-        return CheckReport.model_validate(self.data()["check"])
-
-    def plan(self) -> Plan:
-        """Return what was decided before any worker started."""
-        plan = self.check().plan
-        assert plan is not None, "a run without a plan never passes its data stage"
-        return plan
-
-    def prepared_path(self) -> str:
-        """Return the directory of the prepared data set (verified) on this node."""
-        return str(self.store.reading("data", self.data()["prepared"]))
-
-    def prepared_place(self) -> str:
-        """Return where every node opens the prepared data set: a directory that all see, or a URL."""
-        return self.store.path("data", self.data()["prepared"])
 
 
 def entry(name: str) -> Callable[..., Any]:
@@ -217,13 +178,6 @@ def result_of(store: Store, run: str) -> TrainResult:
         return TrainResult.model_validate(result)
     searched = store.get_json(RUNS, run, SEARCHED)
     return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched})
-
-
-def as_trained(ctx: RunContext) -> RunContext:
-    """Return the context of the stages after a sweep, whose job and data are the winner's; any other one as it is."""
-    if not (ctx.store.exists(RUNS, ctx.run, WINNER) and ctx.store.is_committed(RUNS, ctx.run, "train")):
-        return ctx
-    return replace(ctx, job=stored_job(ctx.store, RUNS, ctx.run, WINNER), document=WINNER_DATA)
 
 
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, run: str) -> RunContext:

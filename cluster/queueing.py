@@ -15,8 +15,8 @@ from cluster.fitting import counted
 from cluster.runs import read_status, stop_requested, write_status
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
     from cluster.records import Plan
+    from cluster.run_context import RunContext
 
 LOOK_EVERY_S = 3.0
 GRACE_S = 6.0

@@ -31,9 +31,9 @@ from cluster.submissions import Submission, read_submission, write_submission
 from cluster.uploads import with_stored_inputs
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
     from cluster.progress import Progress
     from cluster.records import Plan
+    from cluster.run_context import RunContext
     from cluster.session import Settings
     from cluster.spec import JobSpec
 

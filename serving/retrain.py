@@ -23,6 +23,7 @@ from cluster.durable import locked
 from cluster.errors import CapacityError, DataError, JobFileError, RunFailed, UsageError
 from cluster.jobfile import dump_job
 from cluster.records import CheckReport, TrainResult
+from cluster.run_context import DATA_JSON
 from cluster.runs import RUNS, new_run_id, read_status, reconciled_status
 from cluster.session import environment
 from cluster.store import Store
@@ -265,7 +266,7 @@ def _result(attempt: Retraining, settings: Settings, progress: Progress) -> Trai
 
 
 def _leaked(store: Store, run: str) -> int:
-    report = CheckReport.model_validate(store.get_json(RUNS, run, pipeline.DATA_JSON)["check"])
+    report = CheckReport.model_validate(store.get_json(RUNS, run, DATA_JSON)["check"])
     return sum(report.fixed[code].dropped for code in FIXED if code in report.fixed)
 
 

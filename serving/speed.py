@@ -27,7 +27,7 @@ from serving.engine import Engine, Limits, open_engine
 from serving.generation import GenerationRequest, Message
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
 
 SPEED = "speed.json"
 TUNED = "tuned-*.parquet"

@@ -15,9 +15,10 @@ import numpy as np
 
 from cluster.acceptance_records import Acceptance
 from cluster.phases import PHASES
-from cluster.pipeline import REPORT_PAGE, RunContext
+from cluster.pipeline import REPORT_PAGE
 from cluster.progress import Progress
 from cluster.records import GateReport, Release, RuleOutcome, Throughput, TrainedWeights, TrainResult
+from cluster.run_context import RunContext
 from cluster.session import Settings
 from cluster.spec import JobSpec
 from cluster.store import Store

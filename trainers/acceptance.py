@@ -17,7 +17,7 @@ from trainers.look_numbers import is_better_higher, numbers_of, with_looks
 SPEED = "speed.json"
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
 
 
 def run(ctx: RunContext) -> None:

@@ -30,7 +30,7 @@ from trainers.scoring import intervals, paired_difference, score
 from trainers.splits import EvaluationExample, evaluation_examples
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
     from cluster.spec import JobSpec
 
 BOOTSTRAP_SEED = 0

@@ -21,7 +21,7 @@ from trainers.train import trained_weights
 if TYPE_CHECKING:
     import torch
 
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
     from cluster.spec import JobSpec
 
 LOGIT_TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}

@@ -14,7 +14,7 @@ from trainers.recorder import read_history
 from trainers.train import trained_weights
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
 
 
 def run(ctx: RunContext) -> None:

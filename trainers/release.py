@@ -25,7 +25,7 @@ from trainers.sketching import release_sketch
 from trainers.train import trained_weights
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
 
 LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray", "datasets", "tokenizers")
 

@@ -19,7 +19,7 @@ from trainers.division import mix_names
 from trainers.prepared import TRAIN, Prepared
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
     from trainers.rows import Row
 
 

@@ -37,8 +37,8 @@ from trainers.recorder import HISTORY
 from trainers.train_worker import OUTCOME, read_outcome, train_worker
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
     from cluster.records import Plan
+    from cluster.run_context import RunContext
     from cluster.spec import JobSpec
 
 LOOK_EVERY_S = 0.5

@@ -38,8 +38,8 @@ from trainers.worst_examples import worst_section
 
 if TYPE_CHECKING:
     from cluster.phases import Phase
-    from cluster.pipeline import RunContext
     from cluster.records import GateDecision, Plan
+    from cluster.run_context import RunContext
     from cluster.spec import JobSpec
     from trainers.prepared import PreparedRecord
     from trainers.train_curves import History

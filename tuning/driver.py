@@ -38,8 +38,8 @@ from tuning.trials import (
 )
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
     from cluster.registry import RunOutcome
+    from cluster.run_context import RunContext
     from cluster.spec import SweepSpec
 
 SHOW_EVERY_S = 2.0

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
-from cluster.pipeline import WINNER, WINNER_DATA
+from cluster.run_context import WINNER, WINNER_DATA
 from cluster.runs import RUNS, stop_requested
 from cluster.train_spec import mode_of
 from trainers.rates import keep_rate
@@ -35,7 +35,7 @@ from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weigh
 from tuning.tuner import drive
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
     from cluster.spec import JobSpec
     from tuning.objective import Arena
 

@@ -30,7 +30,7 @@ from tuning.tradeoff_view import tradeoff_section
 from tuning.trials import FINALS, TrialRecord, read_trials, trial_history
 
 if TYPE_CHECKING:
-    from cluster.pipeline import RunContext
+    from cluster.run_context import RunContext
     from cluster.spec import JobSpec
 
 KINDS: dict[str, Kind] = {"complete": "full", "pruned": "hollow", "diverged": "cross", "failed": "cross"}

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     import optuna
     from pydantic import JsonValue
 
-    from cluster.pipeline import RunContext
     from cluster.progress import Progress
+    from cluster.run_context import RunContext
     from cluster.session import Settings
     from cluster.spec import JobSpec, SweepSpec
     from trainers.prepare import Ready

@@ -29,8 +29,8 @@ from tuning.trials import Assigned
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
-    from cluster.pipeline import RunContext
     from cluster.records import Plan
+    from cluster.run_context import RunContext
 
 LOOK_EVERY_S = 0.5
 LOOK_REMOTE_EVERY_S = 2.0

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.jobfile import load_job
-from cluster.pipeline import RunContext
 from cluster.progress import Progress
 from cluster.registry import Registry
+from cluster.run_context import RunContext
 from cluster.session import Settings
 from cluster.store import Store
 from tests.tiny import write_base, write_jsonl

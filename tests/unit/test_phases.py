@@ -11,7 +11,8 @@ import pytest
 
 from cluster import pipeline
 from cluster.phases import PHASES, Phase, StageTime, duration, note_phase, read_phases, stage_times, timed
-from cluster.pipeline import RunContext, Stage, run_stages
+from cluster.pipeline import Stage, run_stages
+from cluster.run_context import RunContext
 from cluster.store import Store
 
 RUN = "a-20260301-120000-abcd"

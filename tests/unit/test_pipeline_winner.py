@@ -6,9 +6,10 @@ import io
 from pathlib import Path
 
 from cluster.jobfile import dump_job
-from cluster.pipeline import DATA_JSON, SWEEP, TRAINING, WINNER, WINNER_DATA, RunContext, as_trained
+from cluster.pipeline import SWEEP, TRAINING
 from cluster.progress import Progress
 from cluster.registry import Registry
+from cluster.run_context import DATA_JSON, WINNER, WINNER_DATA, RunContext, as_trained
 from cluster.runs import RUNS
 from cluster.session import Settings
 from cluster.store import Store

@@ -12,8 +12,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from cluster.cli import main
 from cluster.errors import DataError, UsageError
-from cluster.pipeline import RunContext
 from cluster.registry import Registry
+from cluster.run_context import RunContext
 from tests.finished_runs import RUN, finished_run
 from trainers.agreement import agreement, krippendorff_alpha
 from trainers.review import export_review, import_review

@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from cluster.phases import Phase
-from cluster.pipeline import REPORT_PAGE, RunContext
+from cluster.pipeline import REPORT_PAGE
 from cluster.records import GateReport, Interval, RuleOutcome
+from cluster.run_context import RunContext
 from cluster.train_spec import TrainSpec
 from tests.checked_sets import PLAN
 from tests.finished_runs import HASH, RUN, Logged, finished_run, history, trained, written_page

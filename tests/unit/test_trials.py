@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 
 from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import StoreError
-from cluster.pipeline import RunContext
 from cluster.progress import Progress
 from cluster.records import Plan
+from cluster.run_context import RunContext
 from cluster.session import Settings
 from cluster.spec import JobSpec
 from cluster.store import Store
