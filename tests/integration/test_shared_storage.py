@@ -15,6 +15,7 @@ import torch
 
 from cluster import places
 from cluster.errors import StoreError
+from cluster.local_cluster import host, local_cluster
 from cluster.manifest import content_hash
 from cluster.places import local_directory
 from cluster.ports import free_port
@@ -24,7 +25,6 @@ from cluster.store import Store
 from serving.engine import open_engine
 from serving.load import load
 from serving.releases import served
-from tests.faults.ray_nodes import host, ray_nodes
 from tests.integration.test_main_job import job_file, run_json
 from tests.postgres import PostgresServer
 from tests.s3 import S3Server
@@ -140,7 +140,7 @@ LOOKS = (
 def test_of_several_nodes_the_one_that_cannot_is_named(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ray_nodes(tmp_path, free_port(), [1]) as nodes:
+    with local_cluster(tmp_path, [1], with_dashboard=False) as nodes:
         with monkeypatch.context() as away:
             away.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
             nodes.start(1)

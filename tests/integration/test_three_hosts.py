@@ -80,15 +80,8 @@ class Lab:
         joins = ["--address", f"{self.hosts.addresses['head']}:{PORT}"]
         leads = ["--head", "--port", str(PORT), "--dashboard-host", address, "--dashboard-port", str(DASHBOARD)]
         command = [str(Path(sys.executable).with_name("ray")), "start", *(leads if machine == "head" else joins)]
-        command += [
-            "--node-ip-address",
-            address,
-            "--num-cpus",
-            str(cpus),
-            "--object-store-memory",
-            str(2**28),
-            "--block",
-        ]
+        command += ["--node-ip-address", address, "--num-cpus", str(cpus), "--temp-dir", f"{self.files}/{machine}"]
+        command += ["--object-store-memory", str(2**28), "--block"]
         self.nodes[machine] = self.start(machine, command, f"{machine}.log")
         self.until(lambda: "Ray runtime started" in (self.folder / f"{machine}.log").read_text(), machine)
 
