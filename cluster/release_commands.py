@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cluster.arguments import column_pair, count
 from cluster.command import Command, emit, entry, json_argument, progress_here, settings_here
@@ -18,13 +19,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
         arguments.data,
         settings_here(),
         progress_here(),
-        columns=dict(column_pair(text) for text in arguments.columns),
-        metrics="auto" if arguments.metrics == "auto" else arguments.metrics.split(","),
-        max_new_tokens=arguments.max_new_tokens,
+        **_scoring(arguments),
         slices=[] if arguments.slices is None else arguments.slices.split(","),
     )
     emit(report, score_lines(report), as_json=arguments.json)
     return 0
+
+
+def _scoring(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "columns": dict(column_pair(text) for text in arguments.columns),
+        "metrics": "auto" if arguments.metrics == "auto" else arguments.metrics.split(","),
+        "max_new_tokens": arguments.max_new_tokens,
+    }
 
 
 def merge(arguments: argparse.Namespace) -> int:
@@ -43,9 +50,7 @@ def compare(arguments: argparse.Namespace) -> int:
         arguments.data,
         settings_here(),
         progress_here(),
-        columns=dict(column_pair(text) for text in arguments.columns),
-        metrics="auto" if arguments.metrics == "auto" else arguments.metrics.split(","),
-        max_new_tokens=arguments.max_new_tokens,
+        **_scoring(arguments),
         sample=arguments.sample,
         seed=arguments.seed,
     )

@@ -107,12 +107,12 @@ def write_status(store: Store, status: RunStatus) -> None:
 
 def read_status(store: Store, run: str) -> RunStatus | None:
     """Return what ``status.json`` says; None where there is none yet. Raises StoreError where it is damaged."""
-    return _read(RunStatus, store, run, STATUS)
+    return read_record(RunStatus, store, run, STATUS)
 
 
 def read_owner(store: Store, run: str) -> Owner | None:
     """Return which process keeps the run's status; None where none does. Raises StoreError where that is damaged."""
-    return _read(Owner, store, run, OWNER)
+    return read_record(Owner, store, run, OWNER)
 
 
 def reconciled_status(store: Store, run: str) -> RunStatus:
@@ -205,7 +205,8 @@ def _status_or_damage(store: Store, run: str) -> RunStatus:
         return RunStatus(run=run, stage="", state="failed", why=error.what)
 
 
-def _read(kind: type[AnyRecord], store: Store, run: str, part: str) -> AnyRecord | None:
+def read_record(kind: type[AnyRecord], store: Store, run: str, part: str) -> AnyRecord | None:
+    """Return a record of a run's directory; None where there is none. Raises StoreError for a damaged one."""
     if not store.exists(RUNS, run, part):
         return None
     try:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from cluster.errors import StoreError
 from cluster.records import Record, RunState, RunStatus
-from cluster.runs import ENDED, RUNS
+from cluster.runs import ENDED, RUNS, read_record
 from cluster.store import Store
 
 SUBMISSION = "submission.json"
@@ -59,13 +58,7 @@ def write_submission(store: Store, submission: Submission) -> None:
 
 def read_submission(store: Store, run: str) -> Submission | None:
     """Return where a run was submitted to; None for one that was started here. Raises StoreError for a damaged file."""
-    if not store.exists(RUNS, run, SUBMISSION):
-        return None
-    try:
-        return Submission.model_validate(store.get_json(RUNS, run, SUBMISSION))
-    except ValidationError as error:
-        where = store.path(RUNS, run, SUBMISSION)
-        raise StoreError(f"{SUBMISSION} is damaged: {error.errors()[0]['msg']}", "Remove the file.", where) from error
+    return read_record(Submission, store, run, SUBMISSION)
 
 
 def reconciled(status: RunStatus, view: View, submission: Submission, *, gone: bool = False) -> RunStatus:
