@@ -97,7 +97,7 @@ def waiting_for(plan: Plan, free: Mapping[str, float]) -> str:
     workers = plan.min_workers or plan.workers
     needed = workers * (plan.gpus_per_worker or plan.cpus_per_worker)
     has = free.get(name, 0.0)
-    apart = f", but not as {counted(workers, 'worker')} need them" if has >= needed else ""
+    apart = f", but not so that {counted(workers, 'worker')} could start" if has >= needed else ""
     return f"waiting for {counted(needed, name)}, {has:g} free{apart}"
 
 

@@ -56,7 +56,7 @@ def store(tmp_path) -> Store:
 def test_the_reason_names_what_is_needed_and_what_is_free() -> None:
     assert waiting_for(GPUS, {"GPU": 2.0, "CPU": 64.0}) == "waiting for 4 GPUs, 2 free"
     assert waiting_for(CPUS, {}) == "waiting for 4 CPUs, 0 free"
-    assert waiting_for(CPUS, {"CPU": 6.0}) == "waiting for 4 CPUs, 6 free, but not as 2 workers need them"
+    assert waiting_for(CPUS, {"CPU": 6.0}) == "waiting for 4 CPUs, 6 free, but not so that 2 workers could start"
     assert waiting_for(GPUS.model_copy(update={"min_workers": 1}), {}) == "waiting for 1 GPU, 0 free"
 
 
