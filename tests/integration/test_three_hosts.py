@@ -36,8 +36,8 @@ EVERY = 20
 MACHINES = ("services", "head", "one", "two", "client")
 PORT, DASHBOARD = 6379, 8265
 ASK = (
-    "import json, ray; ray.init(log_to_driver=False);"
-    "print(*(json.dumps(has, sort_keys=True) for has in (ray.cluster_resources(), ray.available_resources())), sep='\\n')"
+    "import json, ray; ray.init(log_to_driver=False)\n"
+    "for has in (ray.cluster_resources(), ray.available_resources()): print(json.dumps(has, sort_keys=True))"
 )
 
 
