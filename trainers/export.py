@@ -64,7 +64,8 @@ def write_model(job: JobSpec, weights_dir: Path, directory: Path) -> None:
         save_whole(model, stored_dtype(job.base), template.stop_ids, directory)
     else:
         model.peft_config["default"].base_model_name_or_path = job.base
-        model.save_pretrained(directory, safe_serialization=True)
+        # PEFT otherwise asks the base's place, perhaps a URL, whether its vocabulary was resized: here it never is.
+        model.save_pretrained(directory, safe_serialization=True, save_embedding_layers=False)
         (directory / "README.md").unlink(missing_ok=True)
         _write_generation_config(model, template.stop_ids)  # whoever serves the adapter ends answers as trained
         model.generation_config.save_pretrained(directory)
