@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from transformers import AutoModelForCausalLM
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cluster.ports import free_port
 from tests.tiny import ticket_rows, write_base, write_jsonl
@@ -28,8 +29,8 @@ from tests.tiny import ticket_rows, write_base, write_jsonl
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 ADMIN = "admin-key-of-the-tests"
 TURN = [{"role": "user", "content": "please help the invoice"}]
-LONG = 14_000
-"""Tokens of an answer that takes longer than a command does to bring another arm up."""
+LONG, LAYERS = 8_000, 4
+"""Tokens of an answer, and its model's layers: it takes longer than a command does to bring another arm up."""
 SWITCHED_S = 1.0
 """After the first answer of a new epoch an arm that is gone is being drained."""
 FILE = """
@@ -41,10 +42,12 @@ arms:
 
 
 def write_tireless_base(path: Path, seed: int) -> Path:
-    """A tiny model that reads long texts and never ends one."""
-    model: Any = AutoModelForCausalLM.from_pretrained(write_base(path, seed=seed))
+    """A small model that reads long texts, takes half a minute for one, and never ends one."""
+    config: Any = AutoConfig.from_pretrained(write_base(path, seed=seed))
+    config.max_position_embeddings, config.num_hidden_layers = 2 * LONG, LAYERS
+    torch.manual_seed(seed)
+    model: Any = AutoModelForCausalLM.from_config(config)
     model.lm_head.weight.data[0] = 0.0
-    model.config.max_position_embeddings = 2 * LONG
     model.save_pretrained(path)
     return path
 
