@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from cluster.local_cluster import LocalCluster, host, local_cluster
-from tests.faults.conftest import leaving_nothing_behind
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -33,7 +32,7 @@ def doctor(nodes: LocalCluster, home: Path, address: str, exits: int = 0, **vari
 
 def test_nodes_are_asked_one_by_one_and_drained_when_their_machine_goes(tmp_path: Path):
     wrong = {"RAY_AUTH_TOKEN": "0" * 32}
-    with leaving_nothing_behind(), local_cluster(tmp_path, [1]) as nodes:
+    with local_cluster(tmp_path, [1]) as nodes:
         found = doctor(nodes, tmp_path, nodes.address)
         assert found["nodes"]["found"].startswith("2 alike")
         assert found["clocks"]["state"] == "ok"
