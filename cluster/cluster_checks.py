@@ -22,7 +22,7 @@ from cluster.diagnosis import Line, failure, fine, warning
 from cluster.node_facts import OPEN, PACKAGES, NodeFacts
 
 if TYPE_CHECKING:
-    from cluster.jobs import Site
+    from cluster.offer import Offer
 
 ANSWERS_WITHIN_S = 4.0
 """A head is asked at most twice."""
@@ -81,7 +81,7 @@ def is_loopback(address: str) -> bool:
     return host == "localhost"
 
 
-def site_lines(site: Site, here: Mapping[str, str], python: str) -> list[Line]:
+def site_lines(site: Offer, here: Mapping[str, str], python: str) -> list[Line]:
     """Return the lines about what a head says: the versions, which all nodes share with it, and what there is."""
     lines: list[Line] = []
     if site.python_version.split(".")[:2] != python.split(".")[:2]:

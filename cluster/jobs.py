@@ -13,13 +13,13 @@ import ipaddress
 import logging
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cluster.capacity import Capacity, NodeCapacity
+from cluster.capacity import Capacity
 from cluster.errors import HeadSilent, RunFailed, UsageError
+from cluster.offer import Offer, node_capacity, usage_by_node
 from cluster.runs import parse_run_id
 from cluster.submissions import View
 
@@ -34,18 +34,6 @@ LOOK_EVERY_S = 10.0
 CHATTY = ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 """Loggers that tell a user of uploads and closed connections; the latter two set their level themselves."""
 TOKEN_REMEDY = "Set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token, or put it into ~/.ray/auth_token."
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a head says of its cluster."""
-
-    ray_version: str
-    python_version: str
-    capacity: Capacity
-    hosts: frozenset[str] = field(default_factory=frozenset)
-    """Names of all machines, the head's too, which may have no CPUs to hand out."""
-    knows_free: bool = True
 
 
 class Head:
@@ -69,15 +57,15 @@ class Head:
             found.append(f"{self.address} asks for no token: whoever reaches it runs code there (RAY_AUTH_MODE=token)")
         return found
 
-    def site(self) -> Site:
+    def site(self) -> Offer:
         """Return what the cluster has, and what of it is free as far as the head knows."""
         about = self._answer("/api/v0/cluster_metadata")["data"]
         listed = self._answer("/nodes?view=summary")["data"]["summary"]
-        usage = _usage(self._answer("/api/cluster_status")["data"])
+        usage = usage_by_node(self._answer("/api/cluster_status")["data"])
         alive = [node for node in listed if node["raylet"]["state"] == "ALIVE"]
-        nodes = [_node(node, usage) for node in alive]
+        nodes = [node_capacity(node, usage) for node in alive]
         working = tuple(node for node in nodes if node.cpus > 0)
-        return Site(
+        return Offer(
             ray_version=about["rayVersion"],
             python_version=about["pythonVersion"],
             capacity=Capacity(working),
@@ -259,35 +247,6 @@ def _view(details: Mapping[str, Any]) -> View:
         "STOPPED": "stopped",
     }
     return View(seen[details["status"]], details.get("message") or "")
-
-
-def _usage(status: Mapping[str, Any]) -> dict[str, Mapping[str, list[float]]]:
-    """Return by node what is used and there is of each resource; empty where the head keeps no such account."""
-    report = (status.get("clusterStatus") or {}).get("loadMetricsReport") or {}
-    return report.get("usageByNode") or {}
-
-
-def _node(told: Mapping[str, Any], usage: Mapping[str, Mapping[str, list[float]]]) -> NodeCapacity:
-    raylet = told["raylet"]
-    has: Mapping[str, float] = raylet["resourcesTotal"]
-    node_id = raylet["nodeId"]
-    used = usage.get(node_id, {})
-
-    def free(resource: str) -> float | None:
-        amounts = used.get(resource)
-        return None if amounts is None else max(0.0, amounts[1] - amounts[0])
-
-    sizes = [gpu["memoryTotal"] for gpu in told.get("gpus") or [] if gpu.get("memoryTotal")]
-    return NodeCapacity(
-        node_id=node_id,
-        cpus=has.get("CPU", 0.0),
-        gpus=has.get("GPU", 0.0),
-        memory_bytes=int(has.get("memory", 0.0)),
-        gpu_memory_bytes=int(min(sizes)) * 2**20 if sizes else None,
-        free_cpus=free("CPU"),
-        free_gpus=free("GPU"),
-        host=raylet["nodeManagerHostname"],
-    )
 
 
 def _is_loopback(address: str) -> bool:

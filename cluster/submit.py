@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from cluster.errors import HoneError, UsageError
 from cluster.fitting import counted, format_bytes
 from cluster.jobfile import job_hash
-from cluster.jobs import Head, Site
+from cluster.jobs import Head
+from cluster.offer import Offer
 from cluster.records import RunStatus
 from cluster.redaction import without_passwords
 from cluster.run_places import refuse_living
@@ -108,7 +109,7 @@ def submit_again(
     return _send(ctx, _submission(ctx, head, attempt, overrides), head, sent)
 
 
-def checked_site(head: Head, settings: Settings) -> Site:
+def checked_site(head: Head, settings: Settings) -> Offer:
     """Return what the cluster has. Raises UsageError where it could not see a home on this machine's disk."""
     site = head.site()
     elsewhere = sorted(site.hosts - {socket.gethostname()})
@@ -122,7 +123,7 @@ def checked_site(head: Head, settings: Settings) -> Site:
     return site
 
 
-def plan_lines(plan: Plan | None, head: Head, site: Site, sent: Parcel) -> list[str]:
+def plan_lines(plan: Plan | None, head: Head, site: Offer, sent: Parcel) -> list[str]:
     """Return what would be done where, at what price, and whether there is room for it now."""
     from cluster.resources import plan_facts
 
@@ -143,7 +144,7 @@ def plan_lines(plan: Plan | None, head: Head, site: Site, sent: Parcel) -> list[
     return [f"  {name:<12}{text}" for name, text in facts]
 
 
-def room(plan: Plan, site: Site) -> str:
+def room(plan: Plan, site: Offer) -> str:
     """Return whether the plan's workers would start now, with numbers."""
     needed = plan.min_workers or plan.workers
     if not site.knows_free:

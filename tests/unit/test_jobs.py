@@ -6,7 +6,8 @@ import pytest
 
 from cluster.capacity import Capacity, NodeCapacity
 from cluster.errors import UsageError
-from cluster.jobs import Site, _node, _usage, _view, checked_address
+from cluster.jobs import _view, checked_address
+from cluster.offer import Offer, node_capacity, usage_by_node
 from cluster.redaction import has_password, without_passwords
 from cluster.session import Settings
 from cluster.submissions import View
@@ -53,14 +54,14 @@ def test_a_node_is_read_with_what_is_free_on_it() -> None:
         "gpus": [{"memoryTotal": 81920}, {"memoryTotal": 40960}],
     }
     report = {"clusterStatus": {"loadMetricsReport": {"usageByNode": {"n1": {"CPU": [3.0, 8.0], "GPU": [2.0, 2.0]}}}}}
-    node = _node(told, _usage(report))
+    node = node_capacity(told, usage_by_node(report))
     assert (node.cpus, node.gpus, node.free_cpus, node.free_gpus) == (8, 2, 5, 0)
     assert (node.gpu_memory_bytes, node.host) == (40960 * 2**20, "h1")
 
 
 def test_a_head_that_keeps_no_account_leaves_free_unknown() -> None:
     told = {"raylet": {"nodeId": "n1", "nodeManagerHostname": "h1", "resourcesTotal": {"CPU": 8.0}}}
-    assert _node(told, _usage({"clusterStatus": None})).free_cpus is None
+    assert node_capacity(told, usage_by_node({"clusterStatus": None})).free_cpus is None
 
 
 def test_a_job_of_rays_is_a_view() -> None:
@@ -73,7 +74,7 @@ def test_a_plan_says_whether_it_fits_now() -> None:
 
     def told(free_cpus: float | None, **other: bool) -> str:
         node = NodeCapacity("n", cpus=4, gpus=0, memory_bytes=1, free_cpus=free_cpus)
-        return room(plan, Site("2.60.0", "3.11", Capacity((node,)), **other))
+        return room(plan, Offer("2.60.0", "3.11", Capacity((node,)), **other))
 
     assert told(4) == "it fits now: 2 such workers would"
     assert told(3) == "it will wait: 2 workers needed, now there is room for 1"
