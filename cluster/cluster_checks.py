@@ -81,17 +81,17 @@ def is_loopback(address: str) -> bool:
     return host == "localhost"
 
 
-def site_lines(site: Offer, here: Mapping[str, str], python: str) -> list[Line]:
+def offer_lines(offer: Offer, here: Mapping[str, str], python: str) -> list[Line]:
     """Return the lines about what a head says: the versions, which all nodes share with it, and what there is."""
     lines: list[Line] = []
-    if site.python_version.split(".")[:2] != python.split(".")[:2]:
-        found = f"Python {site.python_version} on the cluster, here {python}"
+    if offer.python_version.split(".")[:2] != python.split(".")[:2]:
+        found = f"Python {offer.python_version} on the cluster, here {python}"
         lines.append(failure("nodes", found, "Use one Python: what is pickled here must open there."))
-    if site.ray_version != here.get("ray"):
-        found = f"Ray {site.ray_version} on the cluster, here {here.get('ray', 'none')}"
+    if offer.ray_version != here.get("ray"):
+        found = f"Ray {offer.ray_version} on the cluster, here {here.get('ray', 'none')}"
         lines.append(failure("nodes", found, "Install the cluster's Ray here, or the image's (cluster/deploy)."))
-    room = f"{site.capacity.cpus:g} CPUs, {site.capacity.gpus:g} GPUs for workers"
-    found = f"{len(site.hosts)} machines with Ray {site.ray_version}, {room}"
+    room = f"{offer.capacity.cpus:g} CPUs, {offer.capacity.gpus:g} GPUs for workers"
+    found = f"{len(offer.hosts)} machines with Ray {offer.ray_version}, {room}"
     return lines or [fine("nodes", found)]
 
 

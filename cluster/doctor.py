@@ -64,7 +64,7 @@ def _cluster(address: str, env: Mapping[str, str]) -> list[Line]:
         lines = cluster_checks.head(address, ray_token.token_of(env, Path.home()))
         if any(line.check == "address" or line.state == "failure" for line in lines):
             return lines
-        return lines + cluster_checks.site_lines(Head(address).site(), here, python)
+        return lines + cluster_checks.offer_lines(Head(address).offer(), here, python)
     with ray_session(address=address):
         nodes = ask_nodes()
     return cluster_checks.node_lines(nodes, here, python, is_loopback=cluster_checks.is_loopback(address))

@@ -57,7 +57,7 @@ class Head:
             found.append(f"{self.address} asks for no token: whoever reaches it runs code there (RAY_AUTH_MODE=token)")
         return found
 
-    def site(self) -> Offer:
+    def offer(self) -> Offer:
         """Return what the cluster has, and what of it is free as far as the head knows."""
         about = self._answer("/api/v0/cluster_metadata")["data"]
         listed = self._answer("/nodes?view=summary")["data"]["summary"]
@@ -173,7 +173,7 @@ def checked_address(text: str) -> str:
 
 def head_capacity(address: str) -> Capacity:
     """Return what the cluster of a head can hand out."""
-    return Head(address).site().capacity
+    return Head(address).offer().capacity
 
 
 def _client(address: str, headers: Mapping[str, str]) -> Any:

@@ -76,11 +76,11 @@ def submit(
     """
     from cluster import pipeline
 
-    site = checked_site(head, settings)
+    offer = checked_offer(head, settings)
     there = replace(settings, ray_address=head.address)
     job = with_stored_inputs(job, Store(settings.home), progress)
     ready = pipeline.entry(pipeline.ready_entry(job))(job, there, progress)
-    agree(plan_lines(ready.report.plan, head, site, sent))
+    agree(plan_lines(ready.report.plan, head, offer, sent))
     ctx = pipeline.start_run(job, ready, there, progress, new_run_id(job.name, datetime.now(UTC), os.urandom(2)))
     return _send(ctx, _submission(ctx, head, 1, ()), head, sent)
 
@@ -97,59 +97,59 @@ def submit_again(
     pipeline.refuse_other_values(overrides)
     store = Store(settings.home)
     refuse_living(store, run)
-    site = checked_site(head, settings)
+    offer = checked_offer(head, settings)
     there = replace(settings, ray_address=head.address)
     before = read_submission(store, run)
     overrides = [*(before.overrides if before else ()), *overrides]
     ctx = pipeline.context_of(run, there, progress, overrides)
     pipeline.plan_again(ctx, overrides)
-    agree(plan_lines(ctx.check().plan, head, site, sent))
+    agree(plan_lines(ctx.check().plan, head, offer, sent))
     clear_stop(ctx.store, run)
     attempt = before.attempt + 1 if before else 1
     return _send(ctx, _submission(ctx, head, attempt, overrides), head, sent)
 
 
-def checked_site(head: Head, settings: Settings) -> Offer:
+def checked_offer(head: Head, settings: Settings) -> Offer:
     """Return what the cluster has. Raises UsageError where it could not see a home on this machine's disk."""
-    site = head.site()
-    elsewhere = sorted(site.hosts - {socket.gethostname()})
+    offer = head.offer()
+    elsewhere = sorted(offer.hosts - {socket.gethostname()})
     if settings.is_local and elsewhere:
         raise UsageError(
             f"HONE_HOME is {settings.home} on this machine, and the cluster runs on {', '.join(elsewhere[:3])}",
             "Set HONE_HOME to storage that all of them reach, such as s3://BUCKET/PATH, and HONE_DB to PostgreSQL.",
         )
-    if not site.capacity.nodes:
+    if not offer.capacity.nodes:
         raise UsageError(f"the cluster of {head.address} has no node with CPUs", "Add nodes, or look at its dashboard.")
-    return site
+    return offer
 
 
-def plan_lines(plan: Plan | None, head: Head, site: Offer, sent: Parcel) -> list[str]:
+def plan_lines(plan: Plan | None, head: Head, offer: Offer, sent: Parcel) -> list[str]:
     """Return what would be done where, at what price, and whether there is room for it now."""
     from cluster.resources import plan_facts
 
     assert plan is not None, "a job without a plan was refused"
-    has = site.capacity
+    has = offer.capacity
     facts = [
-        ("cluster", f"{head.address}, Ray {site.ray_version}, Python {site.python_version}"),
+        ("cluster", f"{head.address}, Ray {offer.ray_version}, Python {offer.python_version}"),
         ("", f"{counted(len(has.nodes), 'node')}: {counted(has.cpus, 'CPU')}, {counted(has.gpus, 'GPU')}"),
         *plan_facts(plan),
-        ("room", room(plan, site)),
+        ("room", room(plan, offer)),
         ("code", format_bytes(code_bytes(code_root())) if sent.with_code else "the image's own"),
         ("home", without_passwords(sent.variables[HOME])),
         ("variables", f"{', '.join(sorted(sent.variables))}: whoever has the cluster's token can read their values"),
     ]
-    if (ours := version_here()) != (theirs := site.ray_version):
+    if (ours := version_here()) != (theirs := offer.ray_version):
         facts.append(("warning", f"the cluster runs Ray {theirs}, this machine {ours}"))
     facts += [("note", f"{name} is set here and is not sent (--env {name})") for name in held_back(sent, os.environ)]
     return [f"  {name:<12}{text}" for name, text in facts]
 
 
-def room(plan: Plan, site: Offer) -> str:
+def room(plan: Plan, offer: Offer) -> str:
     """Return whether the plan's workers would start now, with numbers."""
     needed = plan.min_workers or plan.workers
-    if not site.knows_free:
+    if not offer.knows_free:
         return "the head does not say what is free; the run waits until there is room"
-    free = site.capacity.free_slots(plan.cpus_per_worker, plan.gpus_per_worker)
+    free = offer.capacity.free_slots(plan.cpus_per_worker, plan.gpus_per_worker)
     if free >= needed:
         return f"it fits now: {counted(free, 'such worker')} would"
     return f"it will wait: {counted(needed, 'worker')} needed, now there is room for {free}"

@@ -149,8 +149,8 @@ def test_a_head_is_asked_without_the_token_and_with_it(asked: str | None, sent: 
     [("2.60.0", "3.11.2", "ok"), ("2.59.0", "3.11.2", "failure"), ("2.60.0", "3.12.0", "failure")],
 )
 def test_what_a_head_says_is_compared_with_this_machine(ray: str, python: str, state: str):
-    site = Offer(ray, python, Capacity((NodeCapacity("a", 4, 1, 2**30, host="a"),)), frozenset({"a", "head"}))
-    (line,) = cluster_checks.site_lines(site, HERE, "3.11.9")
+    offer = Offer(ray, python, Capacity((NodeCapacity("a", 4, 1, 2**30, host="a"),)), frozenset({"a", "head"}))
+    (line,) = cluster_checks.offer_lines(offer, HERE, "3.11.9")
     assert line.state == state
     assert state != "ok" or line.found == "2 machines with Ray 2.60.0, 4 CPUs, 1 GPUs for workers"
 
