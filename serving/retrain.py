@@ -11,15 +11,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import pipeline
-from cluster.durable import locked
 from cluster.errors import CapacityError, DataError, JobFileError, RunFailed, UsageError
 from cluster.jobfile import dump_job
 from cluster.records import CheckReport, TrainResult
@@ -29,6 +27,7 @@ from cluster.session import environment
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving import retraining
+from serving.alone import alone
 from serving.challenger import challenge, refuse_absent, refuse_undecided
 from serving.child_job import FIXED, child_job, gate_of, stored_job
 from serving.feedback import DEFAULT_OUTCOME
@@ -274,13 +273,7 @@ def _number(value: float | None) -> str:
     return "missing" if value is None else f"{value:.3f}"
 
 
-@contextmanager
-def _alone(store: Store, endpoint: str, *, wait: bool) -> Generator[None]:
+def _alone(store: Store, endpoint: str, *, wait: bool) -> AbstractContextManager[None]:
     """Be the only retraining of an endpoint on this machine. Raises UsageError where another one is under way."""
-    with ExitStack() as held:
-        if store.is_local:
-            try:
-                held.enter_context(locked(Path(store.path(RETRAINING), f".{endpoint}.lock"), wait=wait))
-            except BlockingIOError:
-                raise UsageError(f"{endpoint} is being retrained already", "Wait until that has ended.") from None
-        yield
+    refusal = UsageError(f"{endpoint} is being retrained already", "Wait until that has ended.")
+    return alone(store, RETRAINING, endpoint, refusal, wait=wait)

@@ -15,20 +15,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cluster.durable import locked
 from cluster.errors import HoneError, UsageError
 from cluster.records import Record
 from cluster.stopping import stop_on_signal
 from cluster.store import Store
 from serving import endpoint as endpoints
 from serving import retraining
+from serving.alone import alone
 from serving.challenger import refuse_undecided
 from serving.conditions import SINCE, Clause, parse_when
 from serving.parent import main_arm
@@ -228,13 +227,7 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:g}" if value == int(value) else f"{value:.3f}"
 
 
-@contextmanager
-def _alone(store: Store, name: str) -> Generator[None]:
+def _alone(store: Store, name: str) -> AbstractContextManager[None]:
     """Be the only watch of an endpoint on this machine. Raises UsageError where another one runs."""
-    with ExitStack() as held:
-        if store.is_local:
-            try:
-                held.enter_context(locked(Path(store.path(WATCH), f".{name}.lock"), wait=False))
-            except BlockingIOError:
-                raise UsageError(f"{name} is watched already", "One watch of an endpoint is enough.") from None
-        yield
+    refusal = UsageError(f"{name} is watched already", "One watch of an endpoint is enough.")
+    return alone(store, WATCH, name, refusal)
