@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from cluster.errors import HoneError, StoreError
 
@@ -49,6 +50,18 @@ def replace_file(target: Path, content: bytes) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync(target.parent)
+
+
+def append_whole(file: IO[bytes], line: bytes, size_bytes: int) -> int:
+    """Write a line at the end of an unbuffered file, or none of it where the disk is full; return its new size."""
+    try:
+        written = file.write(line)
+        if written != len(line):
+            raise OSError(None, "No space left on device")
+    except OSError:
+        os.ftruncate(file.fileno(), size_bytes)
+        raise
+    return size_bytes + len(line)
 
 
 def discard(target: Path, aside: Path) -> None:

@@ -27,6 +27,7 @@ from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.durable import append_whole
 from cluster.errors import RowsRefused, StoreError
 from serving.ledger_rows import Exposure, Row
 from serving.under_way import ENDING as BEGUN
@@ -79,7 +80,7 @@ class Spool:
         line = row.model_dump_json().encode() + b"\n"
         try:
             with self._lock:
-                self._append(line)
+                self._size_bytes = append_whole(self._file, line, self._size_bytes)
                 if isinstance(row, Exposure):
                     self._under_way.end(row.request)
                 kept = os.dup(self._file.fileno()) if durable else None
@@ -90,17 +91,6 @@ class Spool:
                     os.close(kept)
         except OSError as error:
             raise StoreError(f"the ledger's spool took no row: {error.strerror}", "Make room on its disk.") from error
-
-    def _append(self, line: bytes) -> None:
-        """Write a whole line, or none of it where the disk is full."""
-        try:
-            written = self._file.write(line)
-            if written != len(line):
-                raise OSError(None, "No space left on device")
-        except OSError:
-            os.ftruncate(self._file.fileno(), self._size_bytes)
-            raise
-        self._size_bytes += len(line)
 
     def waiting(self) -> int:
         """Return how many files are not in the database yet."""

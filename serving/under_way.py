@@ -13,6 +13,7 @@ import os
 import threading
 from pathlib import Path
 
+from cluster.durable import append_whole
 from serving.ledger_rows import Exposure
 
 ENDING = ".begun"
@@ -35,14 +36,7 @@ class UnderWay:
         """Take the row of a request that begins."""
         line = row.model_dump_json().encode() + b"\n"
         with self._lock:
-            try:
-                written = self._file.write(line)
-                if written != len(line):
-                    raise OSError(None, "No space left on device")
-            except OSError:
-                os.ftruncate(self._file.fileno(), self._size_bytes)
-                raise
-            self._size_bytes += len(line)
+            self._size_bytes = append_whole(self._file, line, self._size_bytes)
             self._lines[row.request] = line
 
     def end(self, request: str) -> None:
