@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+BY_TOKEN = {MODE: "token"}
+"""Ray then asks for the token and sends its own: this user's processes get in; a Ray without one ignores it."""
 OTHERS = 0o077
 
 

@@ -25,7 +25,7 @@ from cluster.capacity import Capacity, NodeCapacity
 from cluster.database import Tables, database_url, making_tables, postgres_url
 from cluster.errors import RunFailed, UsageError
 from cluster.ports import LOOPBACK
-from cluster.ray_token import keep_private
+from cluster.ray_token import BY_TOKEN, keep_private, token_of
 from cluster.ray_worker import prepare_worker
 
 OBJECT_STORE_BYTES = 2**30
@@ -53,9 +53,6 @@ OWN_RAY = {
     # Gloo otherwise listens on the address that this machine's name resolves to, and fails where it does not.
     "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
 }
-TOKEN = {"RAY_AUTH_MODE": "token"}
-"""Ray's own: the token that it keeps in the user's home lets this user's processes in, and nobody else's."""
-TOKEN_FILE = Path(".ray", "auth_token")
 KEPT_MEMORY = {
     # glibc's: what a training step frees is kept for the next one, whichever thread asks (trainers/allocator.py).
     "MALLOC_ARENA_MAX": "1",
@@ -125,7 +122,8 @@ def ray_session(
     is_here = address is None or address.startswith(f"{LOOPBACK}:")
     if address is not None:
         _refuse_dead_address(address)
-    joining = TOKEN if address is not None and is_here and _has_token() else {}
+    has_token = token_of(os.environ, Path.home()) is not None
+    joining = BY_TOKEN if address is not None and is_here and has_token else {}
     with environment(NO_TELEMETRY | (OWN_RAY if is_here else {}) | joining), ExitStack() as undo:
         import ray
 
@@ -157,11 +155,6 @@ def ray_session(
         undo.callback(ray.shutdown)
         _start(ray, arguments, address)
         yield
-
-
-def _has_token() -> bool:
-    """Return whether this user has a token, which a Ray on this machine asks for (one without ignores it)."""
-    return (Path.home() / TOKEN_FILE).exists()
 
 
 def job_capacity() -> Capacity:

@@ -8,18 +8,19 @@ rules hold on ``old``. Training rows close to a test row are dropped by the audi
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from cluster.errors import UsageError
+from cluster.gate_text import CHAMPION, Named, named_in, reworded
 from cluster.jobfile import load_job
 from cluster.located_yaml import CoreDumper
-from serving.material import GROUP, LABEL, MATERIAL
-from serving.parent import TRAIN, VALIDATION
+from serving.material import MATERIAL
+from serving.parent import GROUP, LABEL, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from cluster.retrain_spec import RetrainSpec
@@ -31,7 +32,8 @@ OLD, NEW = "old", "new"
 PREFERRED = ("accuracy", "rouge_l", "chrf", "loss")
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 FIXED = ("leakage_exact", "leakage_near")
-LEFT_SIDE = re.compile(r"\s*(?:(?P<test>\w+)\.)?(?P<metric>[A-Za-z_]\w*)(?P<rest>\s*(?:[<>]=?|==).*)")
+JUDGED_BY_OTHERS = frozenset({"boilerplate", "class_rare", "label_suspect", "language_mixed", "length_outlier"})
+"""Fixes that drop a row for what other rows are: with new rows among them they would drop some of the frozen tests."""
 
 
 def child_job(
@@ -43,6 +45,7 @@ def child_job(
     settings["name"] = parent.version.partition("@")[0]
     settings["data"] = _data(parent, material, store)
     settings["gate"] = gate_of(parent, spec)
+    settings["evaluate"] = _evaluate(parent)
     settings["parent"] = {"run": parent.release.run, "release": parent.version, "endpoint": endpoint}
     with store.scratch() as scratch:
         file = scratch / "child.yaml"
@@ -64,20 +67,30 @@ def gate_of(parent: Parent, spec: RetrainSpec) -> list[str]:
     lost, worse, better = ("-", ">=", ">") if metric not in LOWER_IS_BETTER else ("+", "<=", "<")
     rules = [f"{OLD}.{metric} {worse} champion {lost} {spec.margin:g}", f"{NEW}.{metric} {better} champion"]
     own: Any = parent.release.job.get("gate") or []
-    return [*rules, *carried(own, parent.tests, _scored(parent))]
+    return [*rules, *carried(own, parent.tests, parent.renamed)]
 
 
-def carried(rules: Sequence[str], tests: Collection[str], metrics: Collection[str]) -> list[str]:
-    """Return a parent's rules as they hold on ``old``; those that compared it with its own parent are made anew."""
+def carried(rules: Sequence[str], tests: Collection[str], columns: Mapping[str, str]) -> list[str]:
+    """Return a parent's rules as they hold on ``old``; those that compared it with its own parent are made anew.
+
+    ``tests`` are the parent's, all of which are ``old`` now; ``columns`` are its names of those that are named anew.
+    """
+
+    def renamed(named: Named) -> Named:
+        column = named.column
+        argument = named.argument if column is None else columns.get(column, column)
+        is_of_ours = named.is_on_tests and (named.test is None or named.test in tests)
+        return replace(named, test=OLD if is_of_ours else named.test, argument=argument)
+
     found: list[str] = []
     for rule in rules:
-        side = LEFT_SIDE.fullmatch(rule)
-        if side is not None and side["test"] in (OLD, NEW):
-            found += [rule] if side["test"] == OLD and "champion" not in side["rest"] else []
-        elif side is not None and (side["test"] in tests or (side["test"] is None and side["metric"] in metrics)):
-            found.append(f"{OLD}.{side['metric']}{side['rest']}")
-        else:
-            found.append(rule)
+        before = named_in(rule)
+        asked = {one.test for one in before if one.is_on_tests}
+        is_made_anew = NEW in asked or (OLD in asked and any(one.name == CHAMPION for one in before))
+        rule_now = reworded(rule, renamed)
+        after = [str(one) for one in named_in(rule_now)]
+        if not is_made_anew and len(set(after)) == len(after):  # two tests that were compared are one now
+            found.append(rule_now)
     return list(dict.fromkeys(found))
 
 
@@ -102,6 +115,13 @@ def _scored(parent: Parent) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _evaluate(parent: Parent) -> dict[str, Any]:
+    """Return the parent's evaluation block, over the columns' names in the material."""
+    before: Any = parent.release.job.get("evaluate") or {}
+    slices = [parent.renamed.get(column, column) for column in before.get("slices") or []]
+    return before | ({"slices": list(dict.fromkeys(slices))} if slices else {})
+
+
 def _data(parent: Parent, material: str, store: Store) -> dict[str, Any]:
     """Return the child's data block: the parent's, over the files of the material."""
     before: Any = parent.release.job["data"]
@@ -111,7 +131,8 @@ def _data(parent: Parent, material: str, store: Store) -> dict[str, Any]:
         return [store.path(MATERIAL, material, name) for name in (f"{one}.jsonl" for one in names) if name in there]
 
     audit = dict(before["audit"])
-    audit["fix"] = list(dict.fromkeys([*audit["fix"], *FIXED]))
+    fixes = [code for code in audit["fix"] if code not in JUDGED_BY_OTHERS]
+    audit["fix"] = list(dict.fromkeys([*fixes, *FIXED]))
     tests = {OLD: files("old_test"), NEW: files("new_test")}
     validation = files(f"old_{VALIDATION}", f"new_{VALIDATION}")
     split = dict(before["split"]) | ({} if validation else {"validation": 0.0})

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cluster.personal_data import mask_personal_data
 from serving.ledger_rows import Exposure, Outcome
 
 CHAT = "chatcmpl-"
@@ -44,13 +45,13 @@ class FeedbackRow:
 
 
 def prompt_key(turns: Iterable[Turn]) -> str:
-    """Return turns as they are compared: without case and runs of white space."""
-    return "\x1e".join(f"{role}\x1f{' '.join(words.split()).lower()}" for role, words in turns)
+    """Return turns as they are compared: without personal data, which is masked in live ones, case and white space."""
+    return "\x1e".join(f"{role}\x1f{answer_key(words).lower()}" for role, words in turns)
 
 
 def answer_key(answer: str) -> str:
-    """Return an answer as it is compared: without runs of white space."""
-    return " ".join(answer.split())
+    """Return an answer as it is compared: personal data masked, as it is in live ones, without runs of white space."""
+    return " ".join(mask_personal_data(answer).split())
 
 
 def feedback_rows(

@@ -26,9 +26,10 @@ from pydantic import Field
 from cluster.durable import locked
 from cluster.errors import HoneError, RunFailed, UsageError
 from cluster.ports import refuse_taken
+from cluster.ray_token import BY_TOKEN
 from cluster.records import Record
 from cluster.runs import Owner, is_gone, start_mark
-from cluster.session import TOKEN, Settings, environment, ray_session
+from cluster.session import Settings, environment, ray_session
 from cluster.stopping import stop_on_signal
 from cluster.store import Store
 from serving import endpoint as endpoints
@@ -100,7 +101,7 @@ def serve(
         return
     refuse_taken(options.host, options.port)
     stopping = threading.Event()
-    own = TOKEN if settings.ray_address is None else {}
+    own = BY_TOKEN if settings.ray_address is None else {}
     ray_up = ray_session(address=settings.ray_address, worker_env=PROXY_ENV)
     with _alone(store, spec.endpoint), stop_on_signal(stopping.set), environment(own), ray_up:
         endpoint = bring_up(spec, settings, options, progress)
@@ -122,7 +123,7 @@ def changed(spec: ServeSpec, settings: Settings, progress: Progress) -> Serving:
     if kept is None:
         raise UsageError(f"no endpoint {spec.endpoint!r} runs here", "hone serve starts one.")
     options = Options(engine="vllm" if kept.engine == "vllm" else "transformers")
-    with environment(TOKEN), ray_session(address=kept.ray_address):
+    with environment(BY_TOKEN), ray_session(address=kept.ray_address):
         return _serving(bring_up(spec, settings, options, progress), kept.url)
 
 

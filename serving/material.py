@@ -26,7 +26,7 @@ from pydantic import Field
 from cluster.records import Record
 from serving.feedback_rows import FeedbackRow, answer_key, prompt_key
 from serving.feedback_split import Divided
-from serving.parent import TRAIN, VALIDATION, turns_of
+from serving.parent import GROUP, LABEL, TRAIN, VALIDATION, turns_of
 
 if TYPE_CHECKING:
     from cluster.store import Store
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MATERIAL = "material"
 ENOUGH_VOICES = 2
-LABEL, GROUP, FROM, REQUEST = "label", "group", "endpoint", "request"
+FROM, REQUEST, SOURCE = "endpoint", "request", "source"
 
 
 class RowCounts(Record):
@@ -175,14 +175,21 @@ def _write(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def _old_record(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a prepared row as a line of a file: further columns first, so that none hides one of ours."""
-    return row["extra"] | {
-        "messages": row["messages"],
-        LABEL: row["label"],
-        GROUP: row["group"],
-        "references": row["references"],
-        "synthetic": row["synthetic"],
-    }
+    """Return a prepared row as a line of a file: further columns first, so that none hides one of ours.
+
+    The file that it came from is one, since slices by ``source`` would all be the material's otherwise.
+    """
+    return (
+        {SOURCE: row["where"].rpartition(":")[0]}
+        | row["extra"]
+        | {
+            "messages": row["messages"],
+            LABEL: row["label"],
+            GROUP: row["group"],
+            "references": row["references"],
+            "synthetic": row["synthetic"],
+        }
+    )
 
 
 def _new_record(parent: Parent, endpoint: str) -> Callable[[FeedbackRow], dict[str, Any]]:

@@ -8,7 +8,7 @@ registry has none.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DATA_DOCUMENTS = ("winner.json", "data.json")
 """What the data stage left: of a sweep, the winner's comes first."""
 TRAIN, VALIDATION = "train", "validation"
+LABEL, GROUP = NAMED_ANEW = ("label", "group")
+"""What a child's files call these columns, whatever the parent's did."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Parent:
     prepared: Path
     tests: list[str]
     task: str
+    renamed: dict[str, str]
+    """Its columns of labels and groups → what the material calls them, where that differs."""
 
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of a split as the data stage wrote them; none where there are none."""
@@ -75,7 +79,12 @@ def parent_of(endpoint: Endpoint, store: Store) -> Parent:
         )
     prepared = store.reading("data", store.get_json(RUNS, release.run, document)["prepared"])
     record = json.loads((prepared / "prepared.json").read_text(encoding="utf-8"))
-    return Parent(name, arm.version, release, prepared, record["tests"], record["task"])
+    return Parent(name, arm.version, release, prepared, record["tests"], record["task"], _renamed(record["files"]))
+
+
+def _renamed(files: Iterable[dict[str, Any]]) -> dict[str, str]:
+    named = [(theirs, ours) for file in files for ours, theirs in file["columns"].items()]
+    return {theirs: ours for theirs, ours in named if ours in NAMED_ANEW and theirs != ours}
 
 
 def turns_of(row: dict[str, Any]) -> tuple[Turn, ...]:

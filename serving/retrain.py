@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from cluster import pipeline
 from cluster.errors import CapacityError, DataError, JobFileError, RunFailed, UsageError
 from cluster.jobfile import dump_job
+from cluster.ray_token import BY_TOKEN
 from cluster.records import CheckReport, TrainResult
 from cluster.run_context import DATA_JSON
 from cluster.runs import RUNS, new_run_id, read_status, reconciled_status
@@ -34,7 +35,6 @@ from serving.feedback import DEFAULT_OUTCOME
 from serving.feedback_bounds import bounded
 from serving.feedback_rows import FeedbackRow, feedback_rows
 from serving.feedback_split import Divided, divided
-from serving.keeper import TOKEN
 from serving.ledger import Ledger
 from serving.ledger_rows import Exposure, Outcome
 from serving.material import Heard, Known, RowCounts, unknown, write_material
@@ -84,7 +84,7 @@ def retrain(
     """
     store = Store(settings.home)
     endpoint = endpoints.read(store, name)
-    own = TOKEN if settings.ray_address is None else {}
+    own = BY_TOKEN if settings.ray_address is None else {}
     with _alone(store, name, wait=finish), environment(own):
         past = retraining.attempts(store, name)
         left = [one for one in past if one.is_unfinished]

@@ -49,18 +49,36 @@ class World:
             ledger.write(rows)
 
 
-def world(tmp_path: Path, log: str = "text", **retrain: Any) -> World:
+def world(
+    tmp_path: Path,
+    log: str = "text",
+    *,
+    label: str = "label",
+    job: dict[str, Any] | None = None,
+    fix: Sequence[str] = (),
+    tested: Sequence[dict[str, str]] = (),
+    **retrain: Any,
+) -> World:
+    """Make it; ``label`` is the column of the parent's labels, ``job`` changes its job, ``tested`` are more tests.
+
+    ``fix`` is what the parent's job says, its rows are as given: what it found in them is another matter than what a
+    child would.
+    """
     home = tmp_path / "home"
     store = Store(str(home))
-    files = {"train": old_rows(60), "validation": old_rows(9, 100), "test": old_rows(9, 200)}
-    checked = checked_set(tmp_path / "set", files, audit={"allow": ["*"]})
+    rows_of = {"train": old_rows(60), "validation": old_rows(9, 100), "test": [*old_rows(9, 200), *tested]}
+    files = {name: [{"text": row["text"], label: row["label"]} for row in rows] for name, rows in rows_of.items()}
+    columns = {"label": label} if label != "label" else {}
+    checked = checked_set(tmp_path / "set", files, audit={"allow": ["*"]}, columns=columns)
     with store.writing("data", "prepared") as fresh:
         shutil.copytree(checked.prepared.path, fresh, dirs_exist_ok=True)
     store.put_json({"prepared": "prepared", "data_hash": "d" * 64}, "runs", RUN, "data.json")
-    job = checked.job.model_dump(mode="json") | {"name": "router", "gate": ["accuracy >= 0.5", "test.macro_f1 >= 0.4"]}
+    gate = ["accuracy >= 0.5", "test.macro_f1 >= 0.4"]
+    resolved = checked.job.model_dump(mode="json") | {"name": "router", "gate": gate} | (job or {})
+    resolved["data"]["audit"]["fix"] = list(fix)
     with store.writing("runs", RUN, "release") as fresh:
         release = Release(
-            name="router", run=RUN, method="full", base="./base", base_hash="", data_hash="d" * 64, job=job,
+            name="router", run=RUN, method="full", base="./base", base_hash="", data_hash="d" * 64, job=resolved,
             versions={}, metrics={"test": {"accuracy": 0.8, "macro_f1": 0.7, "loss": 0.5}, "base": {}},
         )  # fmt: skip
         (fresh / "release.json").write_text(release.as_json())

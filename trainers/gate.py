@@ -3,7 +3,7 @@
 A rule is true, false or undecided. Any false one rejects; otherwise an undecided one (a number is missing or not
 finite) holds; otherwise the gate accepts, also when there are no rules. A metric without a test's name means every
 test there is: the rule must hold on each, and the outcome shows the numbers of the test that decided. A look at the
-release itself (trainers/gate_terms.py) has one number, or none and why. A rule that names the champion does not apply
+release itself (cluster/gate_terms.py) has one number, or none and why. A rule that names the champion does not apply
 while there is none. Numbers closer than 1e-9 are equal, so that `accuracy >= base + 0.1` does not fail on the last
 binary digit of a sum.
 

@@ -8,7 +8,7 @@
 `base` and `champion` are the same metric on the same test, of the untuned base and of the current champion. Rules are
 parsed when the job file is read, long before there are numbers (trainers/gate.py decides on those), so everything
 that can be known then is refused then: names that do not exist or that the job will not compute, and bounds that no
-share can reach. What looks there are is the table in trainers/gate_terms.py; whether the job asks for one is checked
+share can reach. What looks there are is the table in cluster/gate_terms.py; whether the job asks for one is checked
 with the job file (cluster/evaluate_spec.py).
 
 Left out: boolean operators (the gate holds every rule to be true) and products.
@@ -16,13 +16,13 @@ Left out: boolean operators (the gate holds every rule to be true) and products.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from cluster.errors import JobFileError
-from trainers.gate_terms import TERMS, Term, spelled
+from cluster.gate_terms import TERMS, Term, spelled
+from cluster.gate_text import LOOK, PEERS, TOKEN
 from trainers.metrics import METRICS, did_you_mean
 
 Operator = Literal[">=", ">", "<=", "<", "=="]
@@ -30,12 +30,6 @@ Peer = Literal["base", "champion"]
 
 WHERE = "gate"
 REMEDY = "write a rule such as 'accuracy >= 0.70', 'accuracy >= base + 0.10' or 'loss <= champion'"
-LOOK = re.compile(r"(?:([A-Za-z_]\w*)\.)?([A-Za-z_]\w*)\(([^()]*)\)(?:\.([A-Za-z_]\w*))?")
-TOKEN = re.compile(
-    r"\s*(?:(?P<look>(?:[A-Za-z_]\w*\.)?[A-Za-z_]\w*\([^()]*\)(?:\.[A-Za-z_]\w*)?)"
-    r"|(?P<dotted>[A-Za-z_]\w*\.[A-Za-z_]\w*)|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<operator>>=|<=|==|>|<)|(?P<sign>[+-]))"
-)
 
 
 @dataclass(frozen=True)
@@ -247,7 +241,7 @@ def _refusal(rule: str, token: Token, expected: str) -> JobFileError:
 def _refuse_unknown(rule: str, side: Operand, metrics: Collection[str], tests: Collection[str] | None) -> None:
     if not side.is_measured:
         return
-    if side.test in ("base", "champion"):
+    if side.test in PEERS:
         raise JobFileError(f"gate rule {rule!r}: {side.test}.{side.key} is no test", f"write {side.test} alone", WHERE)
     metric = side.argument if side.term is not None and side.term.takes == "a metric" else side.metric
     if metric is not None and metric not in METRICS:

@@ -1,6 +1,6 @@
 """What looks at a release found → numbers under the names that gate rules give them, with a word on each.
 
-The names are those of trainers/gate_terms.py. A number that a look could not give is absent, and its note says why.
+The names are those of cluster/gate_terms.py. A number that a look could not give is absent, and its note says why.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from cluster.acceptance_records import Acceptance, General, Memorisation, Robustness, SliceTable
+from cluster.gate_terms import TERMS, spelled
 from cluster.records import Interval, Metrics
-from trainers.gate_terms import TERMS, spelled
 from trainers.metrics import METRICS
 from trainers.slices import told
 

@@ -6,11 +6,11 @@ here once: how texts become labels, what an interval is, what a gate does with m
 
 from __future__ import annotations
 
+from cluster.gate_terms import TERMS
 from cluster.speed_spec import SPEED_METRICS, SpeedSpec
 from trainers import gate_rules
 from trainers.bootstrap import LEVEL, RESAMPLES
 from trainers.gate import TOLERANCE
-from trainers.gate_terms import TERMS
 from trainers.metrics import ALWAYS, AUC_MAX_LABELS, METRICS, Metric
 
 LABELS = """\

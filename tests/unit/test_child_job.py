@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.progress import Progress
+from cluster.spec import JobSpec
 from serving.child_job import carried, child_job
 from serving.material import write_material
 from serving.retrain import gathered
@@ -17,11 +18,11 @@ from trainers.prepare import prepare
 from trainers.prepared import Prepared
 
 
-def prepared(made: World, base: Path) -> Prepared:
+def prepared(made: World, base: Path) -> tuple[Prepared, JobSpec]:
     found = gathered(made.endpoint, made.settings)
     key = write_material(found.parent, found.parts, found.known, found.heard, made.store).key
     job = child_job(found.parent, found.endpoint.retrain, "support", key, made.store, [f"base={base}"])
-    return Prepared(made.store.reading("data", prepare(job, made.store, Progress(StringIO()))))
+    return Prepared(made.store.reading("data", prepare(job, made.store, Progress(StringIO())))), job
 
 
 def asked(found: Prepared, split: str) -> set[str]:
@@ -32,7 +33,7 @@ def test_the_data_stage_takes_it_with_new_classes_and_frozen_tests(tmp_path: Pat
     made = world(tmp_path)
     near = f"{old_rows(1, 200)[0]['text']} again"
     made.write([*corrections(40), *correction("near", near, "shipping", "someone")])
-    found = prepared(made, write_base(tmp_path / "base"))
+    found, _ = prepared(made, write_base(tmp_path / "base"))
     record = found.record
     assert (record.task, record.tests) == ("classification", ["old", "new"])
     assert {"billing", "access", "bugs", "shipping", "returns"} <= set(record.labels)
@@ -63,6 +64,38 @@ def test_new_rows_close_to_an_old_test_row_are_dropped_and_counted(tmp_path: Pat
     assert after.record.fixed["leakage_near"].dropped >= 1
 
 
+def test_a_parent_that_is_judged_by_slices_has_a_child(tmp_path: Path) -> None:
+    asks = {"evaluate": {"slices": ["intent", "source"]}, "gate": ["worst_slice(intent).accuracy >= 0.4"]}
+    made = world(tmp_path, label="intent", job=asks)
+    made.write(corrections(40))
+    found, job = prepared(made, write_base(tmp_path / "base"))
+    assert job.evaluate.slices == ["label", "source"]
+    assert "old.worst_slice(label).accuracy >= 0.4" in job.gate
+    assert {Path(row.extra["source"]).name for row in found.rows("old")} == {"test.jsonl"}, "the parent's own file"
+
+
+def test_no_fix_drops_rows_of_the_frozen_tests(tmp_path: Path) -> None:
+    fixes = ["class_rare", "label_suspect", "length_outlier", "language_mixed", "boilerplate"]
+    fixes += ["duplicate_exact", "duplicate_near", "conflicting_answers", "target_missing"]
+    long = " ".join(f"word{n}" for n in range(25))
+    made = world(tmp_path, fix=fixes, tested=[{"text": long, "label": "bugs"}])
+    near = [row for n, old in enumerate(old_rows(9, 200)) for row in correction(f"s{n}", old["text"] + " again",
+                                                                                 "shipping", f"said{n}")]  # fmt: skip
+    made.write([*corrections(60), *near])
+    found, job = prepared(made, write_base(tmp_path / "base"))
+    assert "target_missing" in job.data.audit.fix
+    assert asked(found, "old") == {row["text"] for row in old_rows(9, 200)} | {long}, "every row, and no other"
+
+
+def test_a_prompt_that_the_parent_was_tested_with_is_known_behind_its_mask(tmp_path: Path) -> None:
+    asked_s = "reset the password of {} please"
+    made = world(tmp_path, tested=[{"text": asked_s.format("anna.smith@example.com"), "label": "access"}])
+    made.write([*corrections(40), *correction("masked", asked_s.format("[EMAIL]"), "shipping", "someone")])
+    found = gathered(made.endpoint, made.settings)
+    assert found.counts.left_out["leakage_exact"] == 1
+    assert "someone" not in {row.unit for part in (found.parts.train, found.parts.test) for row in part}
+
+
 @pytest.mark.parametrize(
     ("rule", "becomes"),
     [
@@ -74,7 +107,17 @@ def test_new_rows_close_to_an_old_test_row_are_dropped_and_counted(tmp_path: Pat
         ("old.accuracy >= 0.7", ["old.accuracy >= 0.7"]),
         ("p95_latency_s <= 2", ["p95_latency_s <= 2"]),
         ("general.perplexity <= base", ["general.perplexity <= base"]),
+        ("worst_slice(region).accuracy >= 0.6", ["old.worst_slice(region).accuracy >= 0.6"]),
+        ("test.slice_gap( intent ).accuracy<=0.2", ["old.slice_gap(label).accuracy<=0.2"]),
+        ("robustness_drop(typos).accuracy <= 0.1", ["old.robustness_drop(typos).accuracy <= 0.1"]),
+        ("consistency >= 0.8", ["old.consistency >= 0.8"]),
+        ("0.7 <= test.accuracy", ["0.7 <= old.accuracy"]),
+        ("accuracy + 0.1 >= base", ["old.accuracy + 0.1 >= base"]),
+        ("champion <= old.accuracy", []),
+        ("test.accuracy >= old.accuracy - 0.1", []),
+        ("general_drop(loss) <= 0.1", ["general_drop(loss) <= 0.1"]),
+        ("memorised <= 0.05", ["memorised <= 0.05"]),
     ],
 )
 def test_a_parents_rules_hold_on_the_old_tests(rule: str, becomes: list[str]) -> None:
-    assert carried([rule], ["test", "old", "new"], ["accuracy", "loss"]) == becomes
+    assert carried([rule], ["test", "old", "new"], {"intent": "label"}) == becomes
