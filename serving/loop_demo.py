@@ -69,7 +69,9 @@ class LoopShown(Record):
     during: Shares
     after: Shares
     drift: float | None
+    decision_on_drift: str
     drift_reason: str
+    terms: list[str] = Field(description="what the live prompts say more often than the training prompts")
     child: str | None
     champion: str | None
     experiment: str | None
@@ -79,11 +81,18 @@ class LoopShown(Record):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the loop closed: the child is champion, no worse on the old packages, and right on the new."""
-        before, after = self.before.old, self.after
-        if self.champion is None or self.champion != self.child or None in (before, after.old, after.new):
+        """Whether the loop closed: drift was found and explained, the child is champion, and its answers are better.
+
+        Better: no worse than 0.03 below the start on the old packages, and right on more than half of the new, which
+        the parent did worse on than on the old.
+        """
+        before, during, after = self.before.old, self.during.new, self.after
+        if before is None or during is None or after.old is None or after.new is None:
             return False
-        return (after.old or 0.0) >= (before or 0.0) - 0.03 and (after.new or 0.0) > 0.5
+        is_explained = self.decision_on_drift == "drift" and bool(self.terms)
+        is_champion = self.champion is not None and self.champion == self.child
+        has_fallen = during < before
+        return is_explained and is_champion and has_fallen and after.old >= before - 0.03 and after.new > 0.5
 
     def lines(self) -> list[str]:
         """Return it for a reader."""
@@ -162,7 +171,9 @@ def _shown(world: _World, settings: Settings, progress: Progress, began_s: float
         during=during,
         after=after,
         drift=drifted.drift,
+        decision_on_drift=drifted.decision,
         drift_reason=drifted.reason,
+        terms=[term.term for term in drifted.terms if term.direction == "live"],
         child=child.version if child else None,
         champion=champion,
         experiment=experiment,
