@@ -24,7 +24,8 @@ from cluster.store import Store
 from serving import endpoint as endpoints
 from serving.bodies import BodyRefused, form_of
 from serving.callers import Caller, KeyRefused, Keys
-from serving.console_page import EPOCH, SCORED, WEIGHT, Answer, State, Tried, closed_page, console_page, live_part
+from serving.console_forms import EPOCH, SCORED, WEIGHT, Answer, Tried
+from serving.console_page import State, closed_page, console_page, live_part
 from serving.console_session import LASTS_S, cookie_name, is_open, opened, refuse_other_origins
 from serving.drift import latest
 from serving.feedback import outcome_of

@@ -14,10 +14,10 @@ from markupsafe import Markup
 
 from cluster.curves import Series, curve
 from cluster.pages import Cell, Section, Tone, badge, banner, element, joined, page, table, visible
+from serving.console_forms import NOTHING, Answer, Tried, form, traffic_forms, try_form
 from serving.drift_report import DriftReport
 from serving.endpoint import Arm, Change, Endpoint
 from serving.looks import Look
-from serving.openai_requests import MOST_TOKENS
 from serving.recent import Load
 from serving.split import exposure_probabilities
 from serving.verdict import Verdict
@@ -25,8 +25,6 @@ from serving.verdict import Verdict
 KIND, WORKING = "Console", "Its verdict is being worked out."
 CHANGES_SHOWN = 8
 LONG_S = 4 * 3600.0
-EPOCH, WEIGHT, SCORED = "epoch", "weight:", "score:"
-"""Names of a form's fields, the last two what they begin with."""
 TONES: dict[str, Tone] = {"promote": "good", "rollback": "error", "continue": "note", "invalid": "error"}
 SCRIPT = Markup("""
 const live = document.getElementById("live");
@@ -54,29 +52,6 @@ class State:
     drift: DriftReport | None = None
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One arm's answer to the prompt that was tried; ``request`` is empty where there is none to score."""
-
-    arm: str
-    text: str
-    request: str = ""
-    seconds: float = 0.0
-    tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A prompt as it was typed in, and how long and how freely it is to be answered; empty: as each arm is set."""
-
-    prompt: str = ""
-    max_tokens: str = ""
-    temperature: str = ""
-
-
-NOTHING = Tried()
-
-
 def console_page(
     root: str,
     state: State,
@@ -92,11 +67,11 @@ def console_page(
     live = Markup('<div id="live" data-root="{}">{}</div>').format(root, live_part(state))
     sections = [
         Section("Now", live),
-        Section("Traffic", _traffic_forms(root, state.endpoint), "A change is live within a second."),
-        Section("Try", _try_form(root, tried, answers), "Every arm answers; no experiment counts it."),
+        Section("Traffic", traffic_forms(root, state.endpoint), "A change is live within a second."),
+        Section("Try", try_form(root, tried, answers), "Every arm answers; no experiment counts it."),
         Section("Changes", _changes(state.endpoint.history)),
     ]
-    leave = _form(f"{root}/close", Markup("<button>Close the session</button>"))
+    leave = form(f"{root}/close", Markup("<button>Close the session</button>"))
     return page(state.endpoint.name, KIND, joined(told), sections, leave, SCRIPT)
 
 
@@ -107,7 +82,7 @@ def closed_page(endpoint: str, root: str, trouble: str = "") -> str:
         'autocomplete="current-password"></label><button>Open</button>'
     )
     head = banner("error", trouble) if trouble else Markup("")
-    return page(endpoint, KIND, head, [Section("Open", _form(f"{root}/open", fields))])
+    return page(endpoint, KIND, head, [Section("Open", form(f"{root}/open", fields))])
 
 
 def live_part(state: State) -> Markup:
@@ -232,53 +207,6 @@ def _bounds(verdict: Verdict) -> Markup:
     return table(["arm", "guardrail", "seen", "at most", ""], rows, numeric=(2, 3)) if rows else Markup("")
 
 
-def _traffic_forms(root: str, endpoint: Endpoint) -> Markup:
-    weight = Markup('<label>{0} <input type="number" name="{1}{0}" min="0" step="any" value="{2!r}" required></label>')
-    fields = joined(weight.format(name, WEIGHT, arm.weight) for name, arm in endpoint.arms.items())
-    seen = Markup('<input type="hidden" name="{}" value="{}">').format(EPOCH, endpoint.epoch)
-    promotion = Markup('<button name="arm" value="{0}">Promote {0}</button>')
-    promotions = joined(promotion.format(name) for name in endpoint.arms)
-    return joined(
-        [
-            _form(f"{root}/split", seen + fields + Markup("<button>Set weights</button>")),
-            _form(f"{root}/promote", seen + promotions),
-            _form(f"{root}/rollback", seen + Markup("<button>Roll the last change back</button>")),
-        ]
-    )
-
-
-def _try_form(root: str, tried: Tried, answers: Sequence[Answer]) -> Markup:
-    fields = Markup(
-        '<label class="whole">Prompt <textarea name="prompt" rows="4" required maxlength="100000">{}</textarea></label>'
-        '<label>Tokens at most <input type="number" name="max_tokens" min="1" max="{}" value="{}" placeholder="as set">'
-        '</label><label>Temperature <input type="number" name="temperature" min="0" max="2" step="any" value="{}" '
-        'placeholder="as set"></label><button>Ask every arm</button>'
-    ).format(tried.prompt, MOST_TOKENS, tried.max_tokens, tried.temperature)
-    asked = _form(f"{root}/try", fields)
-    return asked + _answers(root, answers) if answers else asked
-
-
-def _answers(root: str, answers: Sequence[Answer]) -> Markup:
-    parts = [_answer(answer) for answer in answers]
-    body = Markup('<div class="answers">{}</div>').format(joined(parts))
-    if any(answer.request for answer in answers):
-        body += Markup("<button>Keep these scores</button>")
-    return _form(f"{root}/score", body)
-
-
-def _answer(answer: Answer) -> Markup:
-    head = element("p", element("b", answer.arm))
-    text = element("div", answer.text, "text")
-    if not answer.request:
-        return element("div", head + text)
-    choice = Markup(
-        '<label><input type="radio" name="{0}{1}" value="1"> good</label>'
-        '<label><input type="radio" name="{0}{1}" value="0"> bad</label>'
-    ).format(SCORED, answer.request)
-    cost = element("p", f"{answer.tokens} tokens in {answer.seconds:.2f} s", "soft")
-    return element("div", head + text + cost + choice)
-
-
 def _changes(history: Sequence[Change]) -> Markup:
     rows = [
         [
@@ -296,7 +224,3 @@ def _changes(history: Sequence[Change]) -> Markup:
 
 def _clock(at_s: float) -> str:
     return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _form(action: str, body: Markup) -> Markup:
-    return Markup('<form method="post" action="{}">{}</form>').format(action, body)

@@ -27,7 +27,8 @@ from trainers import train_page
 from trainers.evaluation import write_predictions
 from trainers.faithfulness import faithfulness_of
 from trainers.looks import Looks
-from trainers.metrics import OF_VALUES, Predictions, choose_metrics
+from trainers.metric_choice import choose_metrics
+from trainers.metrics import OF_VALUES, Predictions
 from trainers.prepared import Prepared
 from trainers.recorder import HISTORY
 from trainers.scoring import intervals, paired_difference

@@ -19,7 +19,8 @@ from cluster.registry import Registry
 from trainers.bootstrap import RESAMPLES, Floats, bootstrap, percentile_interval
 from trainers.evaluation import BOOTSTRAP_SEED
 from trainers.inference import Inference, predict
-from trainers.metrics import ALWAYS, AUC_MAX_LABELS, METRICS, Predictions, choose_metrics
+from trainers.metric_choice import choose_metrics
+from trainers.metrics import ALWAYS, AUC_MAX_LABELS, METRICS, Predictions
 from trainers.score_model import model_directory, rows_to_score
 from trainers.scoring import intervals, values, weighted_metrics
 from trainers.templates import load_tokenizer

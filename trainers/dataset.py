@@ -25,7 +25,7 @@ from trainers.audit_fixes import fix_rows, refuse_emptied
 from trainers.division import divide, drawn_rows, mix_names, split_names
 from trainers.excerpts import finding_examples, typical_row
 from trainers.first_look import looking
-from trainers.metrics import choose_metrics
+from trainers.metric_choice import choose_metrics
 from trainers.prepared import TRAIN, VALIDATION, PreparedRecord, write_rows
 from trainers.report_records import Example, FileRecord, Histogram, Lengths
 from trainers.row_file import ChainedRows, PickedRows, RowFile

@@ -24,7 +24,8 @@ from trainers.gate_rules import parse_rule
 from trainers.inference import Inference, predict
 from trainers.looks import Looks
 from trainers.memorisation import Recital, recite
-from trainers.metrics import AUC_MAX_LABELS, OF_VALUES, Predictions, choose_metrics
+from trainers.metric_choice import choose_metrics
+from trainers.metrics import AUC_MAX_LABELS, OF_VALUES, Predictions
 from trainers.prepared import TRAIN, Prepared
 from trainers.scoring import intervals, paired_difference, score
 from trainers.splits import EvaluationExample, evaluation_examples

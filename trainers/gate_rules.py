@@ -23,7 +23,8 @@ from typing import Literal, cast
 from cluster.errors import JobFileError
 from cluster.gate_terms import TERMS, Term, spelled
 from cluster.gate_text import LOOK, PEERS, TOKEN
-from trainers.metrics import METRICS, did_you_mean
+from trainers.metric_choice import did_you_mean
+from trainers.metrics import METRICS
 
 Operator = Literal[">=", ">", "<=", "<", "=="]
 Peer = Literal["base", "champion"]

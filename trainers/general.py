@@ -20,7 +20,8 @@ from cluster.acceptance_records import General
 from cluster.errors import DataError
 from cluster.records import Interval
 from trainers.gate_rules import parse_rule
-from trainers.metrics import AUC_MAX_LABELS, Predictions, choose_metrics
+from trainers.metric_choice import choose_metrics
+from trainers.metrics import AUC_MAX_LABELS, Predictions
 from trainers.robustness import as_drop
 from trainers.scoring import paired_difference, values
 from trainers.sources import read_rows

@@ -1,4 +1,4 @@
-"""The metrics a run can be scored by: their names, meaning and inputs, and which ones a task gets.
+"""The metrics a run can be scored by: their names, meaning and inputs (which ones a task gets: trainers/metric_choice).
 
 `METRICS` is the single table behind scoring (trainers/scoring.py), the `evaluate` modules
 (trainers/evaluate_modules.py), gate rules (trainers/gate.py) and docs/metrics.md. Each entry turns `Predictions` into
@@ -12,15 +12,13 @@ Legend: N rows, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.errors import JobFileError
 from trainers import label_metrics, text_metrics
 from trainers.bootstrap import Floats, Weighted, from_sums
 
@@ -29,7 +27,6 @@ Needs = Literal["texts", "labels", "label_scores", "nll", "values"]
 Item = TypeVar("Item")
 
 AUC_MAX_LABELS = 20
-WHERE = "evaluate.metrics"
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,40 +273,3 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 OF_VALUES = tuple(name for name, metric in METRICS.items() if metric.needs == "values")
 """Metrics that a job with evaluate.faithfulness gets unasked."""
 ALWAYS = ("loss", "perplexity")
-
-
-def choose_metrics(task: Task, metrics: Literal["auto"] | Sequence[str], num_labels: int | None = None) -> list[str]:
-    """Return the names of the metrics to compute, loss and perplexity always among them.
-
-    ``auto`` gives what fits the task, AUC-ROC only up to 20 labels. Raises JobFileError for a name that is no metric or
-    that the task has nothing to compute from.
-    """
-    if metrics == "auto":
-        auc = num_labels is not None and 2 <= num_labels <= AUC_MAX_LABELS
-        return [name for name, metric in METRICS.items() if task in metric.tasks and (name != "auc_roc" or auc)]
-    for name in metrics:
-        if name not in METRICS:
-            raise JobFileError(f"{name!r} is no known metric", did_you_mean(name, METRICS), WHERE)
-        _refuse_unfit(METRICS[name], task)
-    return list(dict.fromkeys([*metrics, *ALWAYS]))
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return a remedy that names the closest known name, if any is close, and all of them."""
-    close = get_close_matches(name, known, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}known: {', '.join(known)}"
-
-
-def _refuse_unfit(metric: Metric, task: Task) -> None:
-    name, needs = metric.name, metric.needs
-    if needs in ("labels", "label_scores") and task != "classification":
-        raise JobFileError(
-            f"{name!r} needs labels, and the task is {task}",
-            "remove it, or name the label column: data.columns.label",
-            WHERE,
-        )
-    if needs == "values":
-        raise JobFileError(f"{name!r} comes with evaluate.faithfulness", "set that, and remove it here", WHERE)
-    if needs == "texts" and task == "text":
-        raise JobFileError(f"{name!r} needs answers to compare, and the data is plain text", "remove it", WHERE)

@@ -25,7 +25,8 @@ from trainers.dataset import Form, NothingToTrainOn, Sources, build
 from trainers.formats import require_columns
 from trainers.gate_rules import parse_rule, refuse_undecidable
 from trainers.look_refusals import refuse_blind_looks
-from trainers.metrics import OF_VALUES, choose_metrics
+from trainers.metric_choice import choose_metrics
+from trainers.metrics import OF_VALUES
 from trainers.planning import plan_run
 from trainers.prepared import TRAIN, VALIDATION, Prepared
 from trainers.report_records import FileRecord

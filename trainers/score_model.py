@@ -22,7 +22,8 @@ from cluster.spec import DataSpec
 from cluster.store import Store
 from trainers.evaluation import BOOTSTRAP_SEED, write_predictions
 from trainers.inference import Inference, predict
-from trainers.metrics import AUC_MAX_LABELS, choose_metrics
+from trainers.metric_choice import choose_metrics
+from trainers.metrics import AUC_MAX_LABELS
 from trainers.report_records import FileRecord
 from trainers.scoring import intervals, score
 from trainers.slices import members, refuse_unknown_slices, slice_table

@@ -17,7 +17,8 @@ from sacrebleu.metrics.chrf import CHRF
 
 from cluster.errors import JobFileError
 from trainers.bootstrap import resampled_weights, value_of
-from trainers.metrics import METRICS, Predictions, choose_metrics
+from trainers.metric_choice import choose_metrics
+from trainers.metrics import METRICS, Predictions
 from trainers.metrics_page import metrics_page
 from trainers.scoring import intervals, paired_difference, score
 from trainers.text_metrics import bleu, chrf, rouge
