@@ -32,6 +32,8 @@ TOKEN = re.compile(
 )
 EXAMPLE = 'Write it as "drift > 0.6 or outcome < champion - 0.03 or new_rows >= 500 or every 30d".'
 Facts = Mapping[str, float | None]
+AT_START: Facts = {SINCE: 0.0, "new_rows": 0.0}
+"""What is known of any retraining's start: clock and count begin again there."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Clause:
         if False in found:
             return False
         return None if None in found else True
+
+    @property
+    def begins_again(self) -> bool:
+        """Whether no retraining starts with it true, whatever became of drift and outcome."""
+        return self.holds(AT_START) is False
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ def test_what_is_not_known_is_neither_true_nor_false() -> None:
     assert holds("drift > 0.6 and new_rows >= 1", drift=None) == [False]
 
 
+def test_a_clause_begins_again_where_clock_and_count_at_their_start_refute_it() -> None:
+    when = "every 1s or new_rows >= 1 or drift > 0.6 and every 1d or drift > 0.6 or new_rows >= 0 or outcome < champion"
+    assert [clause.begins_again for clause in parse_when(when)] == [True, True, True, False, False, False]
+
+
 @pytest.mark.parametrize(
     ("when", "said"),
     [
