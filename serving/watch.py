@@ -31,7 +31,7 @@ from serving import endpoint as endpoints
 from serving import retraining
 from serving.alone import alone
 from serving.challenger import refuse_undecided
-from serving.conditions import SINCE, Clause, parse_when
+from serving.conditions import SINCE, Clause, cause_of, parse_when
 from serving.parent import main_arm
 from serving.watch_facts import facts_of
 
@@ -175,7 +175,7 @@ def _unless_tried(cause: str, why: str, memory: Memory, now_s: float) -> tuple[s
 
 def _has_caused(clause: Clause, parent: str | None, past: Sequence[Retraining], memory: Memory) -> bool:
     """Return whether a clause had its child of this parent, and has held ever since."""
-    own = [one.started_s for one in past if one.cause == clause.text and one.parent_release == parent]
+    own = [one.started_s for one in past if cause_of(one.cause) == clause.text and one.parent_release == parent]
     return bool(own) and not clause.begins_again and max(own) > memory.ceased.get(clause.text, 0.0)
 
 
@@ -218,7 +218,13 @@ def _noted_ceased(holds: Mapping[str, bool | None], memory: Memory, now_s: float
 
 def _memory(store: Store, name: str) -> Memory:
     document: Any = store.get_json(WATCH, f"{name}.json") if store.exists(WATCH, f"{name}.json") else {}
-    return Memory.model_validate(document)
+    kept = Memory.model_validate(document)
+    return Memory(ceased=_by_cause(kept.ceased), tried=_by_cause(kept.tried))
+
+
+def _by_cause(times_s: Mapping[str, float]) -> dict[str, float]:
+    """Return the last time of every cause, under whatever text it was kept."""
+    return {cause_of(text): time_s for text, time_s in sorted(times_s.items(), key=lambda kept: kept[1])}
 
 
 def _remember(store: Store, name: str, memory: Memory) -> None:

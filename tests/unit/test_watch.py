@@ -56,6 +56,25 @@ def test_a_clause_that_holds_causes_one_child_of_a_parent(tmp_path: Path) -> Non
     assert decided(made, past, 10.0 + 9 * DAY, None, DRIFT, OUTCOME)[0] == OUTCOME, "another cause"
 
 
+@pytest.mark.parametrize("written", ["drift>0.60", "0.6 < drift"])
+def test_a_cause_that_was_written_otherwise_has_had_its_child(tmp_path: Path, written: str) -> None:
+    made = world(tmp_path)
+    past = [attempt(1, written, 10.0, "refused")]
+    assert decided(made, past, 10.0 + 9 * DAY, None, DRIFT) == (None, f"{DRIFT} has had its child")
+
+
+def test_what_was_remembered_of_a_clause_written_otherwise_is_known(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    made.write(worsening(200))
+    when, act = "outcome < champion - 0.03", Acting(made)
+    retraining.write(made.store, attempt(9, "outcome<champion - .030", 2e5, "refused"))
+    made.store.put_json({"ceased": {"outcome<champion - .030": 3e5, when: 1e5}, "tried": {}}, "watch", "support.json")
+    assert watched(made, act, when)[0].cause == when, "it has ceased since"
+    made.store.put_json({"ceased": {}, "tried": {"champion - 0.030 > outcome": 1e6 - 60}}, "watch", "support.json")
+    made.change(arms={"first": made.endpoint.arms["first"].model_copy(update={"version": "router@3"})})
+    assert "tried in vain 1 minutes ago" in watched(made, act, when, budget=9)[0].why
+
+
 def test_a_clause_that_no_retraining_begins_with_needs_no_look_in_between(tmp_path: Path) -> None:
     made = world(tmp_path)
     past = [attempt(1, "every 30d", 10.0, "refused")]
