@@ -33,7 +33,7 @@ from serving.alone import alone
 from serving.challenger import refuse_undecided
 from serving.conditions import SINCE, Clause, cause_of, parse_when
 from serving.parent import main_arm
-from serving.watch_facts import facts_of
+from serving.watch_facts import KnownOnce, facts_of
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -99,11 +99,11 @@ def watch(
     clauses = parse_when(when)
     store = Store(settings.home)
     endpoints.read(store, name)
-    stopping, code, act = threading.Event(), 0, act or retrained
+    stopping, known, code, act = threading.Event(), KnownOnce(), 0, act or retrained
     with _alone(store, name), stop_on_signal(stopping.set):
         while not stopping.is_set():
             try:
-                found = look(name, clauses, settings, budget, clock())
+                found = look(name, clauses, settings, budget, clock(), known)
             except HoneError as error:
                 if once:
                     raise
@@ -120,11 +120,11 @@ def watch(
     return code
 
 
-def look(name: str, clauses: Sequence[Clause], settings: Settings, budget: int, now_s: float) -> Look:
+def look(name: str, clauses: Sequence[Clause], settings: Settings, budget: int, now_s: float, known: KnownOnce) -> Look:
     """Return what an endpoint looks like now, and what to do."""
     store = Store(settings.home)
     endpoint, past = endpoints.read(store, name), retraining.attempts(store, name)
-    facts, notes = facts_of(endpoint, past, terms_of(clauses), settings, now_s)
+    facts, notes = facts_of(endpoint, past, terms_of(clauses), settings, now_s, known)
     holds = {clause: clause.holds(facts) for clause in clauses}
     shown = {clause.text: is_true for clause, is_true in holds.items()}
     memory = _noted_ceased(shown, _memory(store, name), now_s)

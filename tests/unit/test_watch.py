@@ -19,7 +19,7 @@ from serving.ledger_rows import Row
 from serving.material import RowCounts
 from serving.retraining import Retraining
 from serving.watch import Look, Memory, decision, watch
-from serving.watch_facts import facts_of
+from serving.watch_facts import KnownOnce, facts_of
 from tests.endpoints import arm
 from tests.parents import World, corrections, exposure, said, world
 
@@ -220,9 +220,9 @@ def test_the_outcome_is_the_last_requests_and_the_champions_the_first(tmp_path: 
     judged = worsening(200)
     made.write(judged[:198])
     terms = {"outcome", "champion"}
-    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6)
+    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6, KnownOnce())
     assert (facts["outcome"], facts["champion"]) == (None, None), "too few to say"
     made.write(judged)
-    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6)
+    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6, KnownOnce())
     assert (facts["outcome"], facts["champion"]) == (0.0, 1.0)
     assert parse_when("outcome < champion - 0.03")[0].holds(facts) is True
