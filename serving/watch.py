@@ -5,7 +5,8 @@ written before its child begins, and when each clause last did not hold. A claus
 cause another when it has ceased to hold in between, or when the parent is another. Clock and count of new rows begin
 again with every attempt, so that what asks for them has ceased there, whether or not somebody looked: a watch may be
 down for a while, or look once a month. A child that was begun is finished before anything else. No more than the
-budget's children begin in 24 hours, and none while an experiment is undecided.
+budget's children begin in 24 hours, and none while an experiment is undecided. A dry run writes nothing, not even how
+far the test for drift has come, and so may run beside the watch itself.
 
 Retraining runs as `hone retrain` in a process of its own: its memory goes when it ends, and a watch that is killed
 leaves it running; the next one waits for it. The policy (``decision``) is pure.
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -93,17 +94,17 @@ def watch(
 ) -> int:
     """Look every ``every_s`` seconds until a signal comes, and act; return the last act's exit code, 0 without any.
 
-    ``tell`` gets every look. Raises UsageError for a condition that cannot be read, an endpoint that was never served,
-    and where another watch of it runs.
+    ``tell`` gets every look; a dry run writes nothing. Raises UsageError for a condition that cannot be read, an
+    endpoint that was never served, and, unless it is dry, where another watch of it runs.
     """
     clauses = parse_when(when)
     store = Store(settings.home)
     endpoints.read(store, name)
     stopping, known, code, act = threading.Event(), KnownOnce(), 0, act or retrained
-    with _alone(store, name), stop_on_signal(stopping.set):
+    with nullcontext() if is_dry else _alone(store, name), stop_on_signal(stopping.set):
         while not stopping.is_set():
             try:
-                found = look(name, clauses, settings, budget, clock(), known)
+                found = look(name, clauses, settings, budget, clock(), known, keep=not is_dry)
             except HoneError as error:
                 if once:
                     raise
@@ -120,11 +121,20 @@ def watch(
     return code
 
 
-def look(name: str, clauses: Sequence[Clause], settings: Settings, budget: int, now_s: float, known: KnownOnce) -> Look:
-    """Return what an endpoint looks like now, and what to do."""
+def look(
+    name: str,
+    clauses: Sequence[Clause],
+    settings: Settings,
+    budget: int,
+    now_s: float,
+    known: KnownOnce,
+    *,
+    keep: bool,
+) -> Look:
+    """Return what an endpoint looks like now, and what to do; ``keep`` how far the test for drift has come."""
     store = Store(settings.home)
     endpoint, past = endpoints.read(store, name), retraining.attempts(store, name)
-    facts, notes = facts_of(endpoint, past, terms_of(clauses), settings, now_s, known)
+    facts, notes = facts_of(endpoint, past, terms_of(clauses), settings, now_s, known, keep=keep)
     holds = {clause: clause.holds(facts) for clause in clauses}
     shown = {clause.text: is_true for clause, is_true in holds.items()}
     memory = _noted_ceased(shown, _memory(store, name), now_s)

@@ -53,14 +53,24 @@ class KnownOnce:
 
 
 def facts_of(
-    endpoint: Endpoint, past: Sequence[Retraining], terms: set[str], settings: Settings, now_s: float, known: KnownOnce
+    endpoint: Endpoint,
+    past: Sequence[Retraining],
+    terms: set[str],
+    settings: Settings,
+    now_s: float,
+    known: KnownOnce,
+    *,
+    keep: bool,
 ) -> tuple[dict[str, float | None], list[str]]:
-    """Return what the ``terms`` are worth now, and why some are not known. Raises StoreError."""
+    """Return what the ``terms`` are worth now, and why some are not known; ``keep`` what the look at drift found.
+
+    Raises StoreError.
+    """
     since_s = past[-1].started_s if past else 0.0
     found: dict[str, float | None] = {SINCE: now_s - (since_s or endpoint.history[0].time_s)}
     notes: list[str] = []
     if "drift" in terms:
-        found["drift"], note = _drift(endpoint.name, settings, now_s)
+        found["drift"], note = _drift(endpoint.name, settings, now_s, keep=keep)
         notes += [f"drift: {note}"] if note else []
     with closing(Ledger.open(settings)) as ledger:
         if "outcome" in terms or "champion" in terms:
@@ -71,11 +81,11 @@ def facts_of(
     return found, notes
 
 
-def _drift(name: str, settings: Settings, now_s: float) -> tuple[float | None, str]:
+def _drift(name: str, settings: Settings, now_s: float, *, keep: bool) -> tuple[float | None, str]:
     from serving.drift import look
 
     try:
-        report = look(name, settings, now_s)
+        report = look(name, settings, now_s, keep=keep)
     except UsageError as error:
         return None, error.what
     if report.drift is None:

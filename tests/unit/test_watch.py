@@ -211,8 +211,10 @@ def test_what_came_to_nothing_is_not_tried_at_every_look(tmp_path: Path) -> None
 
 def test_an_endpoint_has_one_watch(tmp_path: Path) -> None:
     made = world(tmp_path)
-    with locked(Path(made.store.path("watch", ".support.lock"))), pytest.raises(UsageError, match="watched already"):
-        watched(made, Acting(made))
+    with locked(Path(made.store.path("watch", ".support.lock"))):
+        with pytest.raises(UsageError, match="watched already"):
+            watched(made, Acting(made))
+        assert watched(made, Acting(made), is_dry=True)[0].why == "nothing to do", "a dry run is none"
 
 
 def test_the_outcome_is_the_last_requests_and_the_champions_the_first(tmp_path: Path) -> None:
@@ -220,9 +222,9 @@ def test_the_outcome_is_the_last_requests_and_the_champions_the_first(tmp_path: 
     judged = worsening(200)
     made.write(judged[:198])
     terms = {"outcome", "champion"}
-    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6, KnownOnce())
+    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6, KnownOnce(), keep=True)
     assert (facts["outcome"], facts["champion"]) == (None, None), "too few to say"
     made.write(judged)
-    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6, KnownOnce())
+    facts, _ = facts_of(made.endpoint, [], terms, made.settings, 1e6, KnownOnce(), keep=True)
     assert (facts["outcome"], facts["champion"]) == (0.0, 1.0)
     assert parse_when("outcome < champion - 0.03")[0].holds(facts) is True

@@ -26,7 +26,8 @@ def tried(at_s: float) -> list[Retraining]:
 def counted(
     made: World, past: list[Retraining] | None = None, known: KnownOnce | None = None
 ) -> tuple[float | None, list[str]]:
-    facts, notes = facts_of(made.endpoint, past or [], {"new_rows"}, made.settings, NOW_S, known or KnownOnce())
+    told = known or KnownOnce()
+    facts, notes = facts_of(made.endpoint, past or [], {"new_rows"}, made.settings, NOW_S, told, keep=True)
     return facts["new_rows"], notes
 
 
