@@ -7,15 +7,17 @@
     TERM   := drift | outcome | champion | new_rows
     DURATION := NUMBER followed by s, m, h or d, as 30d
 
-A test with a number that is not known is neither true nor false; a clause holds where all its tests do. Pure: what the
-terms are worth is ``serving.watch``'s to find out.
+A test with a number that is not known is neither true nor false; a clause holds where all its tests do. However it is
+written, one cause is one: a clause's text is what was read of it, not what was typed (``drift > 0.6`` for
+``0.60<drift``). Pure: what the terms are worth is ``serving.watch``'s to find out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, cast
 
 from cluster.blocks import did_you_mean
@@ -25,6 +27,9 @@ Operator = Literal[">=", ">", "<=", "<"]
 TERMS = ("drift", "outcome", "champion", "new_rows")
 SINCE = "since_s"
 """The fact behind ``every``: seconds since the last retraining."""
+ORDER = (SINCE, *TERMS, None)
+"""Which of two sides stands left; a number stands right."""
+FLIPPED: Mapping[Operator, Operator] = {">=": "<=", ">": "<", "<=": ">=", "<": ">"}
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 TOKEN = re.compile(
     r"\s*(?:(?P<duration>(?:\d+\.?\d*|\.\d+)[smhd]\b)|(?P<number>\d+\.?\d*|\.\d+)|(?P<word>[A-Za-z_]\w*)"
@@ -32,6 +37,8 @@ TOKEN = re.compile(
 )
 EXAMPLE = 'Write it as "drift > 0.6 or outcome < champion - 0.03 or new_rows >= 500 or every 30d".'
 Facts = Mapping[str, float | None]
+AT_START: Facts = {SINCE: 0.0, "new_rows": 0.0}
+"""What is known of any retraining's start: clock and count begin again there."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,14 @@ class Side:
             return self.number
         known = facts.get(self.term)
         return None if known is None else known + self.number
+
+    @property
+    def text(self) -> str:
+        """How it is written; a negative number as a difference, since there is no other way."""
+        if self.term is None and self.number >= 0:
+            return _plain(self.number)
+        offset = f" {'-' if self.number < 0 else '+'} {_plain(abs(self.number))}" if self.number else ""
+        return f"{self.term or 0}{offset}"
 
 
 @dataclass(frozen=True)
@@ -72,13 +87,35 @@ class Comparison:
             case "<":
                 return left < right
 
+    @property
+    def text(self) -> str:
+        """How it is written."""
+        if self.left.term == SINCE:
+            return f"every {_duration(self.right.number)}"
+        return f"{self.left.text} {self.operator} {self.right.text}"
+
+    def in_order(self) -> Comparison:
+        """Return the same comparison with the side on the left that belongs there."""
+        if ORDER.index(self.left.term) <= ORDER.index(self.right.term):
+            return self
+        return Comparison(self.right, FLIPPED[self.operator], self.left)
+
 
 @dataclass(frozen=True)
 class Clause:
-    """Tests that together are a cause, and how the user wrote them."""
+    """Tests that together are a cause, each once and in order."""
 
-    text: str
     tests: tuple[Comparison, ...]
+
+    @classmethod
+    def of(cls, tests: Iterable[Comparison]) -> Clause:
+        """Return the clause that these tests are, in whichever order they came."""
+        return cls(tuple(sorted({test.in_order() for test in tests}, key=lambda test: test.text)))
+
+    @property
+    def text(self) -> str:
+        """How it is written: what tells a cause from others."""
+        return " and ".join(test.text for test in self.tests)
 
     def holds(self, facts: Facts) -> bool | None:
         """Return whether all tests are true; None where one is not known and none is false."""
@@ -86,6 +123,11 @@ class Clause:
         if False in found:
             return False
         return None if None in found else True
+
+    @property
+    def begins_again(self) -> bool:
+        """Whether no retraining starts with it true, whatever became of drift and outcome."""
+        return self.holds(AT_START) is False
 
 
 @dataclass(frozen=True)
@@ -97,11 +139,10 @@ class _Token:
 
 
 def parse_when(when: str) -> tuple[Clause, ...]:
-    """Return the clauses of a condition. Raises UsageError with the character where it cannot be read."""
+    """Return the clauses of a condition, each once. Raises UsageError with the character where it cannot be read."""
     tokens = _tokens(when)
     clauses: list[Clause] = []
     while True:
-        first = tokens[0]
         tests: list[Comparison] = []
         while True:
             test, tokens = _test(when, tokens)
@@ -109,20 +150,28 @@ def parse_when(when: str) -> tuple[Clause, ...]:
             if tokens[0].text != "and":
                 break
             tokens = tokens[1:]
-        before_next = tokens[0].start
-        clauses.append(Clause(" ".join(when[first.start : before_next].split()), tuple(tests)))
+        clauses.append(Clause.of(tests))
         if tokens[0].kind == "end":
-            return tuple(clauses)
+            return tuple(dict.fromkeys(clauses))
         if tokens[0].text != "or":
             raise _refusal(when, tokens[0], "expected or, and, or the end")
         tokens = tokens[1:]
+
+
+def cause_of(text: str) -> str:
+    """Return the text that a clause has however it was written; what is no clause stays as it is."""
+    try:
+        clauses = parse_when(text)
+    except UsageError:
+        return text
+    return clauses[0].text if len(clauses) == 1 else text
 
 
 def _test(when: str, tokens: list[_Token]) -> tuple[Comparison, list[_Token]]:
     if tokens[0].text == "every":
         if tokens[1].kind != "duration":
             raise _refusal(when, tokens[1], "expected a duration such as 30d or 12h after every")
-        long_s = float(tokens[1].text[:-1]) * UNITS_S[tokens[1].text[-1]]
+        long_s = round(float(tokens[1].text[:-1]) * UNITS_S[tokens[1].text[-1]], 3)
         return Comparison(Side(SINCE, 0.0), ">=", Side(None, long_s)), tokens[2:]
     left, tokens = _side(when, tokens)
     if tokens[0].kind != "operator":
@@ -163,6 +212,18 @@ def _tokens(when: str) -> list[_Token]:
         found.append(_Token(kind, match[kind], match.start(kind), match.end(kind)))
         position = match.end()
     return [*found, _Token("end", "the end", end, end), _Token("end", "the end", end, end)]
+
+
+def _plain(number: float) -> str:
+    """Return a number with all its digits and no exponent, which a condition could not be read with."""
+    digits = f"{Decimal(repr(number)):f}"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+
+
+def _duration(long_s: float) -> str:
+    """Return a duration in the largest unit that it is a whole number of."""
+    unit = next((unit for unit in "dhm" if long_s % UNITS_S[unit] == 0), "s")
+    return _plain(long_s / UNITS_S[unit]) + unit
 
 
 def _refusal(when: str, token: _Token, expected: str) -> UsageError:

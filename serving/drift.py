@@ -53,16 +53,18 @@ class Remembered(Record):
     errors: Watched
 
 
-def look(endpoint: str, settings: Settings, now_s: float) -> DriftReport:
+def look(endpoint: str, settings: Settings, now_s: float, *, keep: bool = True) -> DriftReport:
     """Return how an endpoint's live prompts differ from its release's training set, and keep what was found.
 
-    Raises UsageError where there is no such endpoint, StoreError where store or ledger cannot be read.
+    Without ``keep`` nothing is written and nobody is waited for: whoever looks next tests the same rows. Raises
+    UsageError where there is no such endpoint, StoreError where store or ledger cannot be read.
     """
     store = Store(settings.home)
     document = endpoints.read(store, endpoint)
-    with _alone(store, endpoint), closing(Ledger.open(settings)) as ledger:
-        report = _looked(document, store, ledger, now_s)
-        store.put_json(report.model_dump(mode="json"), DRIFT, endpoint, LATEST)
+    with _alone(store, endpoint) if keep else nullcontext(), closing(Ledger.open(settings)) as ledger:
+        report = _looked(document, store, ledger, now_s, keep=keep)
+        if keep:
+            store.put_json(report.model_dump(mode="json"), DRIFT, endpoint, LATEST)
     return report
 
 
@@ -90,8 +92,8 @@ def measure_of(document: Endpoint) -> Measure:
     return Measure(Sketch.load(directory), Tokens.find(directory))
 
 
-def _looked(document: Endpoint, store: Store, ledger: Ledger, now_s: float) -> DriftReport:
-    """Return the report, and keep what is to be remembered."""
+def _looked(document: Endpoint, store: Store, ledger: Ledger, now_s: float, *, keep: bool) -> DriftReport:
+    """Return the report, and ``keep`` what is to be remembered."""
     arm = document.arms[reference_arm(document)]
     empty = DriftReport(
         endpoint=document.name, release=arm.version or arm.release, at_s=now_s, decision="undecided", reason=""
@@ -101,7 +103,8 @@ def _looked(document: Endpoint, store: Store, ledger: Ledger, now_s: float) -> D
     before = _remembered(store, document, name, 0.0 if measure.sketch is None else measure.sketch.made_s)
     report, after = _compared(empty, before, document, measure, ledger)
     report, after = _with_changes(report, after, document, ledger)
-    store.put_json(after.model_dump(mode="json"), DRIFT, document.name, name)
+    if keep:
+        store.put_json(after.model_dump(mode="json"), DRIFT, document.name, name)
     return report
 
 

@@ -2,8 +2,11 @@
 
 It survives restarts, since all that it must remember is in the store: the attempts (``serving.retraining``), each
 written before its child begins, and when each clause last did not hold. A clause causes one child of a parent; it may
-cause another when it has ceased to hold in between, or when the parent is another. A child that was begun is finished
-before anything else. No more than the budget's children begin in 24 hours, and none while an experiment is undecided.
+cause another when it has ceased to hold in between, or when the parent is another. Clock and count of new rows begin
+again with every attempt, so that what asks for them has ceased there, whether or not somebody looked: a watch may be
+down for a while, or look once a month. A child that was begun is finished before anything else. No more than the
+budget's children begin in 24 hours, and none while an experiment is undecided. A dry run writes nothing, not even how
+far the test for drift has come, and so may run beside the watch itself.
 
 Retraining runs as `hone retrain` in a process of its own: its memory goes when it ends, and a watch that is killed
 leaves it running; the next one waits for it. The policy (``decision``) is pure.
@@ -16,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -29,9 +32,9 @@ from serving import endpoint as endpoints
 from serving import retraining
 from serving.alone import alone
 from serving.challenger import refuse_undecided
-from serving.conditions import SINCE, Clause, parse_when
+from serving.conditions import SINCE, Clause, cause_of, parse_when
 from serving.parent import main_arm
-from serving.watch_facts import facts_of
+from serving.watch_facts import KnownOnce, facts_of
 
 if TYPE_CHECKING:
     from cluster.progress import Progress
@@ -91,17 +94,17 @@ def watch(
 ) -> int:
     """Look every ``every_s`` seconds until a signal comes, and act; return the last act's exit code, 0 without any.
 
-    ``tell`` gets every look. Raises UsageError for a condition that cannot be read, an endpoint that was never served,
-    and where another watch of it runs.
+    ``tell`` gets every look; a dry run writes nothing. Raises UsageError for a condition that cannot be read, an
+    endpoint that was never served, and, unless it is dry, where another watch of it runs.
     """
     clauses = parse_when(when)
     store = Store(settings.home)
     endpoints.read(store, name)
-    stopping, code, act = threading.Event(), 0, act or retrained
-    with _alone(store, name), stop_on_signal(stopping.set):
+    stopping, known, code, act = threading.Event(), KnownOnce(), 0, act or retrained
+    with nullcontext() if is_dry else _alone(store, name), stop_on_signal(stopping.set):
         while not stopping.is_set():
             try:
-                found = look(name, clauses, settings, budget, clock())
+                found = look(name, clauses, settings, budget, clock(), known, keep=not is_dry)
             except HoneError as error:
                 if once:
                     raise
@@ -118,15 +121,25 @@ def watch(
     return code
 
 
-def look(name: str, clauses: Sequence[Clause], settings: Settings, budget: int, now_s: float) -> Look:
-    """Return what an endpoint looks like now, and what to do."""
+def look(
+    name: str,
+    clauses: Sequence[Clause],
+    settings: Settings,
+    budget: int,
+    now_s: float,
+    known: KnownOnce,
+    *,
+    keep: bool,
+) -> Look:
+    """Return what an endpoint looks like now, and what to do; ``keep`` how far the test for drift has come."""
     store = Store(settings.home)
     endpoint, past = endpoints.read(store, name), retraining.attempts(store, name)
-    facts, notes = facts_of(endpoint, past, terms_of(clauses), settings, now_s)
-    holds = {clause.text: clause.holds(facts) for clause in clauses}
-    memory = _noted_ceased(holds, _memory(store, name), now_s)
+    facts, notes = facts_of(endpoint, past, terms_of(clauses), settings, now_s, known, keep=keep)
+    holds = {clause: clause.holds(facts) for clause in clauses}
+    shown = {clause.text: is_true for clause, is_true in holds.items()}
+    memory = _noted_ceased(shown, _memory(store, name), now_s)
     cause, why = decision(endpoint, holds, past, memory, budget, now_s)
-    return Look(endpoint=name, time_s=now_s, facts=facts, notes=notes, clauses=holds, cause=cause, why=why)
+    return Look(endpoint=name, time_s=now_s, facts=facts, notes=notes, clauses=shown, cause=cause, why=why)
 
 
 def terms_of(clauses: Sequence[Clause]) -> set[str]:
@@ -137,7 +150,7 @@ def terms_of(clauses: Sequence[Clause]) -> set[str]:
 
 def decision(
     endpoint: Endpoint,
-    holds: Mapping[str, bool | None],
+    holds: Mapping[Clause, bool | None],
     past: Sequence[Retraining],
     memory: Memory,
     budget: int,
@@ -146,13 +159,13 @@ def decision(
     """Return the cause to act on, if any, and the reason either way."""
     if past and past[-1].is_unfinished:
         return _unless_tried(UNFINISHED, f"the child {past[-1].run} is not finished", memory, now_s)
-    true = [text for text, is_true in holds.items() if is_true]
+    true = [clause for clause, is_true in holds.items() if is_true]
     if not true:
         return None, "nothing to do"
     parent = endpoint.arms[main_arm(endpoint)].version
-    fresh = [text for text in true if not _has_caused(text, parent, past, memory)]
+    fresh = [clause.text for clause in true if not _has_caused(clause, parent, past, memory)]
     if not fresh:
-        return None, f"{true[0]} has had its child"
+        return None, f"{true[0].text} has had its child"
     try:
         refuse_undecided(endpoint)
     except UsageError as error:
@@ -170,10 +183,10 @@ def _unless_tried(cause: str, why: str, memory: Memory, now_s: float) -> tuple[s
     return cause, why
 
 
-def _has_caused(text: str, parent: str | None, past: Sequence[Retraining], memory: Memory) -> bool:
+def _has_caused(clause: Clause, parent: str | None, past: Sequence[Retraining], memory: Memory) -> bool:
     """Return whether a clause had its child of this parent, and has held ever since."""
-    own = [one.started_s for one in past if one.cause == text and one.parent_release == parent]
-    return bool(own) and max(own) > memory.ceased.get(text, 0.0)
+    own = [one.started_s for one in past if cause_of(one.cause) == clause.text and one.parent_release == parent]
+    return bool(own) and not clause.begins_again and max(own) > memory.ceased.get(clause.text, 0.0)
 
 
 def retrained(name: str, cause: str, stopping: threading.Event) -> int:
@@ -215,7 +228,13 @@ def _noted_ceased(holds: Mapping[str, bool | None], memory: Memory, now_s: float
 
 def _memory(store: Store, name: str) -> Memory:
     document: Any = store.get_json(WATCH, f"{name}.json") if store.exists(WATCH, f"{name}.json") else {}
-    return Memory.model_validate(document)
+    kept = Memory.model_validate(document)
+    return Memory(ceased=_by_cause(kept.ceased), tried=_by_cause(kept.tried))
+
+
+def _by_cause(times_s: Mapping[str, float]) -> dict[str, float]:
+    """Return the last time of every cause, under whatever text it was kept."""
+    return {cause_of(text): time_s for text, time_s in sorted(times_s.items(), key=lambda kept: kept[1])}
 
 
 def _remember(store: Store, name: str, memory: Memory) -> None:

@@ -4,7 +4,9 @@
   flagged: the estimate of a few prompts is no drift, and looking often must not make it one.
 - ``outcome``: the mean outcome of the last requests that the main arm's release answered; ``champion``: of its first
   ones. Both are undecided below ``LEAST_JUDGED`` judged requests. A false alarm costs one child, which its gate judges.
-- ``new_rows``: rows that users gave since the last retraining, within the bounds on single users.
+- ``new_rows``: of the rows that a child would have now, before its audit, those that users gave since the last
+  retraining: within the bounds on single users, and neither known to the parent nor among its tests. Otherwise a watch
+  would act on rows that `hone retrain` then refuses as too few.
 - ``since_s``: seconds since the last retraining began, or since the endpoint was first served.
 """
 
@@ -15,11 +17,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from cluster.errors import UsageError
+from cluster.store import Store
 from serving.conditions import SINCE
 from serving.feedback_bounds import bounded
-from serving.feedback_rows import feedback_rows
+from serving.feedback_rows import FeedbackRow, feedback_rows
 from serving.ledger import Ledger
-from serving.parent import main_arm
+from serving.material import Known, unknown
+from serving.parent import main_arm, parent_of
 from serving.retrain import outcome_of
 
 if TYPE_CHECKING:
@@ -31,29 +35,57 @@ WINDOW, LEAST_JUDGED = 200, 100
 NO_DRIFT = 0.5
 
 
+class KnownOnce:
+    """What a parent's rows say of prompts; they are read again only for another parent, or prompts not asked before."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[str, str | None, set[str]] | None = None
+        self._known = Known({}, {})
+
+    def of(self, endpoint: Endpoint, store: Store, prompts: set[str]) -> Known:
+        """Return what the rows of the endpoint's parent say. Raises UsageError where it can have no child."""
+        arm = endpoint.arms[main_arm(endpoint)]
+        parent = (arm.directory, arm.version)
+        if self._asked is None or self._asked[:2] != parent or not prompts <= self._asked[2]:
+            self._known = Known.of(parent_of(endpoint, store), prompts)
+            self._asked = (*parent, prompts)
+        return self._known
+
+
 def facts_of(
-    endpoint: Endpoint, past: Sequence[Retraining], terms: set[str], settings: Settings, now_s: float
+    endpoint: Endpoint,
+    past: Sequence[Retraining],
+    terms: set[str],
+    settings: Settings,
+    now_s: float,
+    known: KnownOnce,
+    *,
+    keep: bool,
 ) -> tuple[dict[str, float | None], list[str]]:
-    """Return what the ``terms`` are worth now, and why some are not known. Raises StoreError."""
+    """Return what the ``terms`` are worth now, and why some are not known; ``keep`` what the look at drift found.
+
+    Raises StoreError.
+    """
     since_s = past[-1].started_s if past else 0.0
     found: dict[str, float | None] = {SINCE: now_s - (since_s or endpoint.history[0].time_s)}
     notes: list[str] = []
     if "drift" in terms:
-        found["drift"], note = _drift(endpoint.name, settings, now_s)
+        found["drift"], note = _drift(endpoint.name, settings, now_s, keep=keep)
         notes += [f"drift: {note}"] if note else []
     with closing(Ledger.open(settings)) as ledger:
         if "outcome" in terms or "champion" in terms:
             found["outcome"], found["champion"] = _outcomes(endpoint, ledger)
         if "new_rows" in terms:
-            found["new_rows"] = _new_rows(endpoint, ledger, since_s)
+            found["new_rows"], note = _new_rows(endpoint, ledger, Store(settings.home), since_s, known)
+            notes += [f"new_rows: {note}"] if note else []
     return found, notes
 
 
-def _drift(name: str, settings: Settings, now_s: float) -> tuple[float | None, str]:
+def _drift(name: str, settings: Settings, now_s: float, *, keep: bool) -> tuple[float | None, str]:
     from serving.drift import look
 
     try:
-        report = look(name, settings, now_s)
+        report = look(name, settings, now_s, keep=keep)
     except UsageError as error:
         return None, error.what
     if report.drift is None:
@@ -88,8 +120,27 @@ def serving_since_s(endpoint: Endpoint, arm: str) -> float:
     return since_s
 
 
-def _new_rows(endpoint: Endpoint, ledger: Ledger, since_s: float) -> float:
+def _new_rows(
+    endpoint: Endpoint, ledger: Ledger, store: Store, since_s: float, known: KnownOnce
+) -> tuple[float | None, str]:
+    """Return how many rows there are, and why that is not known.
+
+    All that was ever said is bounded together, as for a child: what is new may contradict what is older.
+    """
+    if since_s and not _said(endpoint, ledger, since_s):
+        return 0.0, ""
     spec = endpoint.retrain
-    said, _ = feedback_rows(ledger.judged(endpoint.name, since_s), outcome_of(endpoint), confirmed=spec.confirmed)
-    within, _ = bounded(said, spec.max_rows_per_unit, spec.max_unit_frac)
-    return float(len(within))
+    within, _ = bounded(_said(endpoint, ledger, 0.0), spec.max_rows_per_unit, spec.max_unit_frac)
+    fresh = [row for row in within if row.time_s >= since_s]
+    if not fresh:
+        return 0.0, ""
+    try:
+        new, _ = unknown(fresh, known.of(endpoint, store, {row.prompt for row in fresh}))
+    except UsageError as error:
+        return None, error.what
+    return float(len(new)), ""
+
+
+def _said(endpoint: Endpoint, ledger: Ledger, since_s: float) -> list[FeedbackRow]:
+    judged = ledger.judged(endpoint.name, since_s)
+    return feedback_rows(judged, outcome_of(endpoint), confirmed=endpoint.retrain.confirmed)[0]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from cluster.cli import main
 from cluster.errors import StoreError, UsageError
+from cluster.progress import Progress
 from serving.drift import DRIFT, LATEST, latest, look, reference_arm
 from serving.drift_page import drift_page
 from serving.drift_report import DriftReport
 from serving.first_weeks import FIRST_S
 from serving.ledger_rows import Exposure, Outcome
+from serving.watch import Look, watch
 from tests.endpoints import endpoint
 from tests.experiment_rows import exposure
 from tests.sketched import Log, Served, parcels, sketched, tickets
@@ -205,3 +208,22 @@ def test_the_command_prints_one_object_and_writes_the_page(
     assert (printed["decision"], printed["endpoint"], printed["flagged"]) == ("none", "support", False)
     assert "no difference is proven so far" in (tmp_path / "drift.html").read_text()
     assert main(["drift", "absent"]) == 2
+
+
+def test_a_dry_watch_sees_drift_and_leaves_the_store_as_it_was(served: Served):
+    served.asked(tickets(200, seed=5))
+    served.look(2300.0)
+    served.asked(parcels(tickets(400, seed=6)), since_s=3000.0)
+    before = contents(served.home)
+    looks: list[Look] = []
+    for _ in range(2):
+        quiet = Progress(StringIO())
+        watch("support", "drift > 0.55", served.settings, quiet, is_dry=True, once=True, tell=looks.append)
+    assert contents(served.home) == before
+    assert [seen.cause for seen in looks] == ["drift > 0.55"] * 2
+    assert served.look().drift == looks[0].facts["drift"], "who keeps what is found finds the same"
+    assert contents(served.home) != before
+
+
+def contents(home: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
