@@ -204,7 +204,7 @@ class Ledger:
             return {name: int(count) for name, count in connection.execute(query.group_by(said.name))}
 
     def num_unmatched(self) -> int:
-        """Return how many outcomes name a request that no endpoint answered."""
+        """Return how many outcomes name a request that no endpoint answered: only that would say whose they are."""
         query = select(func.count()).select_from(
             outcomes.outerjoin(exposures, outcomes.c.request == exposures.c.request)
         )
