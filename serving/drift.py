@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from serving.new_classes import answers_given, new_classes
 from serving.two_sample import cross_fitted_auc
 
 DRIFT, LATEST = "drift", "latest.json"
-MOST_READ, MOST_WATCHED = 5000, 20_000
+MOST_READ = 5000
 LATE_S = 5.0
 """Rows reach the ledger a little after their request has ended."""
 
@@ -165,27 +164,18 @@ def _with_changes(
     report: DriftReport, before: Remembered, document: Endpoint, ledger: Ledger
 ) -> tuple[DriftReport, Remembered]:
     """Return the report with what became of the release's outcomes and failures since its first weeks."""
-    arm, experiment = reference_arm(document), document.experiment
-    now_s = report.at_s - LATE_S
-    since_s = min(_read_from(before.outcome), _read_from(before.errors))
-    rows = [
-        row for row in islice(ledger.exposures(document.name, since_s=since_s), MOST_WATCHED) if row.time_s <= now_s
-    ]
-    ours = [row for row in rows if row.arm == arm and not row.forced]
-    said = list(ledger.outcomes(document.name, since_s=since_s))
-    errors_after, errors = watched(before.errors, "error_rate", failures(ours), now_s)
+    arm, experiment, now_s = reference_arm(document), document.experiment, report.at_s - LATE_S
+    endings = ledger.endings(document.name, arm, before.errors.read_from_s)
+    errors_after, errors = watched(before.errors, "error_rate", failures(endings), now_s)
     outcome_after, outcome = before.outcome, None
-    name = outcome_name(said, None if experiment is None else experiment.outcome)
+    since_s, declared = before.outcome.read_from_s, None if experiment is None else experiment.outcome
+    name = outcome_name(ledger.num_values(document.name, since_s), declared)
     if name is not None:
         horizon_s = 0.0 if experiment is None else experiment.horizon_h * 3600
-        values = judged(ours, said, name, horizon_s, now_s)
-        outcome_after, outcome = watched(before.outcome, name, values, now_s)
+        said = ledger.judgements(document.name, arm, name, since_s)
+        outcome_after, outcome = watched(before.outcome, name, judged(said, horizon_s, now_s), now_s)
     after = before.model_copy(update={"outcome": outcome_after, "errors": errors_after})
     return report.model_copy(update={"outcome": outcome, "errors": errors}), after
-
-
-def _read_from(state: Watched) -> float:
-    return state.began_s if state.first is None else state.since_s
 
 
 def _with_auc(report: DriftReport, sides: Sides, shown: list[LivePrompt], sketch: Sketch) -> DriftReport:

@@ -7,22 +7,23 @@ changed. That is stricter than a test of the difference, needs no assumption on 
 periods go on for years.
 
 A user counts once in the first weeks and once in every period, with their first request there: counted as requests,
-users who come often would make any two weeks differ.
+users who come often would make any two weeks differ. Requests come from the ledger user by user, so that one user's at
+a time are in memory, however many there are.
 
 Left out: values outside of 0..1; which cause a change has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
+from itertools import groupby
 
 from pydantic import Field
 
 from cluster.records import Interval, Record
 from serving.drift_report import Change
-from serving.ledger_rows import Exposure, Outcome
+from serving.ledger_rows import Ending, Judgement
 from serving.sequential import bounded_mean_interval
 
 ALPHA = 0.05
@@ -46,51 +47,78 @@ class Watched(Record):
         """Return a watch of what begins at ``began_s``."""
         return cls(began_s=began_s, since_s=began_s + FIRST_S)
 
+    @property
+    def read_from_s(self) -> float:
+        """From when on requests are needed: the first weeks' only until they are known."""
+        return self.began_s if self.first is None else self.since_s
+
 
 @dataclass(frozen=True, slots=True)
 class Valued:
-    """One user's first value in a stretch of time."""
+    """What one request of a user is worth."""
 
     time_s: float
     unit: str
     value: float
 
 
-def first_a_unit(values: Iterable[Valued], since_s: float, until_s: float) -> list[float]:
-    """Return one value a unit, its first in the stretch."""
-    found: dict[str, Valued] = {}
-    for one in values:
-        if since_s <= one.time_s < until_s and (one.unit not in found or one.time_s < found[one.unit].time_s):
-            found[one.unit] = one
-    return [one.value for one in found.values()]
+Stretch = tuple[float, float]
+"""From when on, and until before when."""
+Total = tuple[float, int]
+"""Sum and number of values."""
 
 
-def watched(before: Watched, name: str, values: Sequence[Valued], now_s: float) -> tuple[Watched, Change]:
-    """Return what is known now, and what is to be remembered. ``values`` are all since ``before.began_s``."""
-    if any(not 0 <= one.value <= 1 for one in values):
-        return before, Change(name=name, reason="its values are not all in 0..1")
+def first_a_unit(values: Iterable[Valued], stretches: Sequence[Stretch]) -> list[Total] | None:
+    """Return the total over every stretch of each unit's first value there; None where a value is not in 0..1.
+
+    ``values`` come unit by unit, a unit's in any order.
+    """
+    sums, counts = [0.0] * len(stretches), [0] * len(stretches)
+    for _, theirs in groupby(values, lambda one: one.unit):
+        first: dict[int, Valued] = {}
+        for one in theirs:
+            if not 0 <= one.value <= 1:
+                return None
+            for place, (since_s, until_s) in enumerate(stretches):
+                is_first = place not in first or one.time_s < first[place].time_s
+                if is_first and since_s <= one.time_s < until_s:
+                    first[place] = one
+        for place, one in first.items():
+            sums[place] += one.value
+            counts[place] += 1
+    return list(zip(sums, counts, strict=True))
+
+
+def watched(before: Watched, name: str, values: Iterable[Valued], now_s: float) -> tuple[Watched, Change]:
+    """Return what is known now, and what is to be remembered.
+
+    ``values`` are all since ``before.read_from_s``, unit by unit.
+    """
     ends_s = before.began_s + FIRST_S
+    state = before
+    while now_s >= state.since_s + PERIOD_S:
+        state = state.model_copy(update={"number": state.number + 1, "since_s": state.since_s + PERIOD_S})
+    totals = first_a_unit(values, [(before.began_s, ends_s), (state.since_s, now_s)])
+    if totals is None:
+        return before, Change(name=name, reason="its values are not all in 0..1")
     if now_s < ends_s:
         days = (ends_s - now_s) / 86400
         return before, Change(name=name, reason=f"the release's first weeks end in {days:.1f} days")
-    state = before
+    early, late = totals
     if state.first is None:
-        early = first_a_unit(values, state.began_s, ends_s)
-        state = state.model_copy(update={"first": (fsum(early), len(early))})
-    while now_s >= state.since_s + PERIOD_S:
-        state = state.model_copy(update={"number": state.number + 1, "since_s": state.since_s + PERIOD_S})
-    return _compared(state, name, first_a_unit(values, state.since_s, now_s), now_s)
+        state = state.model_copy(update={"first": early})
+    return _compared(state, name, late, now_s)
 
 
-def _compared(state: Watched, name: str, late: Sequence[float], now_s: float) -> tuple[Watched, Change]:
+def _compared(state: Watched, name: str, late: Total, now_s: float) -> tuple[Watched, Change]:
     assert state.first is not None, "the first weeks are over"
-    total, num = state.first
-    if num < LEAST_UNITS or len(late) < LEAST_UNITS:
-        what = f"{num} users in the first weeks and {len(late)} now, {LEAST_UNITS} are needed of each"
-        return state, Change(name=name, units=len(late), reason=what, changed=state.changed_s is not None)
+    (total, num), (total_now, num_now) = state.first, late
+    if num < LEAST_UNITS or num_now < LEAST_UNITS:
+        what = f"{num} users in the first weeks and {num_now} now, {LEAST_UNITS} are needed of each"
+        return state, Change(name=name, units=num_now, reason=what, changed=state.changed_s is not None)
     reference = bounded_mean_interval(total, num, ALPHA / 2, TIGHTEST_AT)
     alpha = ALPHA / 2 / (state.number * (state.number + 1))
-    now = bounded_mean_interval(fsum(late), len(late), alpha, TIGHTEST_AT)
+    now = bounded_mean_interval(total_now, num_now, alpha, TIGHTEST_AT)
     is_apart = now.low > reference.high or now.high < reference.low
     if is_apart and state.changed_s is None:
         state = state.model_copy(update={"changed_s": now_s})
@@ -99,39 +127,33 @@ def _compared(state: Watched, name: str, late: Sequence[float], now_s: float) ->
         value=now.value,
         interval=Interval(value=now.value, low=now.low, high=now.high),
         reference=reference,
-        units=len(late),
+        units=num_now,
         changed=state.changed_s is not None,
         decided=True,
     )
 
 
-def outcome_name(outcomes: Iterable[Outcome], declared: str | None) -> str | None:
+def outcome_name(counts: Mapping[str, int], declared: str | None) -> str | None:
     """Return the outcome that is watched: the experiment's, else the one that most feedback is about."""
     if declared is not None:
         return declared
-    counts: dict[str, int] = {}
-    for row in outcomes:
-        if row.value is not None:
-            counts[row.name] = counts.get(row.name, 0) + 1
     return max(counts, key=lambda name: (counts[name], name)) if counts else None
 
 
-def judged(
-    exposures: Iterable[Exposure], outcomes: Iterable[Outcome], name: str, horizon_s: float, now_s: float
-) -> list[Valued]:
-    """Return the value of every judged request whose horizon is over; judged again, the last judgement counts."""
-    last: dict[str, tuple[float, float]] = {}
-    for row in outcomes:
-        if row.name == name and row.value is not None:
-            last[row.request] = max(last.get(row.request, (row.time_s, row.value)), (row.time_s, row.value))
-    return [
-        Valued(row.time_s, row.unit, last[row.request][1])
-        for row in exposures
-        if row.request in last and row.time_s + horizon_s <= now_s
-    ]
+def judged(judgements: Iterable[Judgement], horizon_s: float, now_s: float) -> Iterator[Valued]:
+    """Yield the value of every judged request whose horizon is over; judged again, the last judgement counts.
+
+    ``judgements`` come request by request.
+    """
+    for _, said in groupby(judgements, lambda one: one.request):
+        last = max(said, key=lambda one: (one.said_s, one.value))
+        if last.time_s + horizon_s <= now_s:
+            yield Valued(last.time_s, last.unit, last.value)
 
 
-def failures(exposures: Iterable[Exposure]) -> list[Valued]:
-    """Return 1 for every request that failed and 0 for those that went well; refused and cancelled ones are neither."""
+def failures(endings: Iterable[Ending]) -> Iterator[Valued]:
+    """Yield 1 for every request that failed and 0 for those that went well; refused and cancelled ones are neither."""
     worth: Mapping[str, float] = {"failed": 1.0, "ok": 0.0}
-    return [Valued(row.time_s, row.unit, worth[row.status]) for row in exposures if row.status in worth]
+    for one in endings:
+        if one.status in worth:
+            yield Valued(one.time_s, one.unit, worth[one.status])

@@ -111,6 +111,7 @@ class Ingress:
             return
         if found is not None:
             self._gateway.meters.drifted(found.drift, flagged=found.flagged, at_s=found.at_s)
+            self._gateway.meters.changed(found.outcome, found.errors)
 
     def _look(self) -> Snapshot:
         """Return the endpoint as its document and the cluster say. Runs in a thread."""

@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from cluster.errors import RowsRefused, StoreError
-from serving.ledger_rows import Exposure, Outcome, Row
+from serving.ledger_rows import Ending, Exposure, Judgement, Outcome, Row
 
 if TYPE_CHECKING:
     from cluster.session import Settings
@@ -177,8 +177,34 @@ class Ledger:
             said_row = {name.removeprefix("said_"): row.pop(name) for name in list(row) if name.startswith("said_")}
             yield Exposure.model_validate(row), Outcome.model_validate(said_row)
 
+    def endings(self, endpoint: str, arm: str, since_s: float) -> Iterator[Ending]:
+        """Yield how an arm's requests from ``since_s`` on ended, no forced ones: unit by unit, each one's by time."""
+        chosen = exposures.c
+        query = select(chosen.unit, chosen.time_s, chosen.status).where(_is_of(endpoint, arm, since_s))
+        for row in self._read(query.order_by(chosen.unit, chosen.time_s, chosen.request)):
+            yield Ending(**row)
+
+    def judgements(self, endpoint: str, arm: str, name: str, since_s: float) -> Iterator[Judgement]:
+        """Yield the values under ``name`` of the same requests: unit by unit, each request's in the order of saying."""
+        chosen, said = exposures.c, outcomes.c
+        query = select(chosen.unit, chosen.time_s, chosen.request, said.time_s.label("said_s"), said.value)
+        query = query.select_from(outcomes.join(exposures, said.request == chosen.request))
+        query = query.where(_is_of(endpoint, arm, since_s), said.name == name, said.value.is_not(None))
+        for row in self._read(query.order_by(chosen.unit, chosen.time_s, chosen.request, said.time_s, said.value)):
+            yield Judgement(**row)
+
+    def num_values(self, endpoint: str, since_s: float) -> dict[str, int]:
+        """Return how many values there are under every name, of an endpoint's requests from ``since_s`` on."""
+        said = outcomes.c
+        query = select(said.name, func.count()).select_from(
+            outcomes.join(exposures, said.request == exposures.c.request)
+        )
+        query = query.where(exposures.c.endpoint == endpoint, exposures.c.time_s >= since_s, said.value.is_not(None))
+        with _named_errors(), self._engine.connect() as connection:
+            return {name: int(count) for name, count in connection.execute(query.group_by(said.name))}
+
     def num_unmatched(self) -> int:
-        """Return how many outcomes name a request that no endpoint answered."""
+        """Return how many outcomes name a request that no endpoint answered: only that would say whose they are."""
         query = select(func.count()).select_from(
             outcomes.outerjoin(exposures, outcomes.c.request == exposures.c.request)
         )
@@ -208,6 +234,12 @@ class Ledger:
 
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         return dialect.insert(table)
+
+
+def _is_of(endpoint: str, arm: str, since_s: float) -> Any:
+    """Return the condition on an exposure: of an arm's own traffic, from ``since_s`` on."""
+    chosen = exposures.c
+    return (chosen.endpoint == endpoint) & (chosen.arm == arm) & (chosen.time_s >= since_s) & ~chosen.forced
 
 
 def engine_of(url: str) -> Engine:

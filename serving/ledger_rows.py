@@ -11,7 +11,7 @@ ingress was killed, so that nobody knows how it would have ended.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field, JsonValue
 
@@ -63,6 +63,24 @@ class Outcome(Record):
         So whoever changes their mind twice has the last word, as with different values.
         """
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
+
+
+class Ending(NamedTuple):
+    """How one request of a unit ended, and nothing else of it."""
+
+    unit: str
+    time_s: float
+    status: Status
+
+
+class Judgement(NamedTuple):
+    """What a unit's request of ``time_s`` was called worth at ``said_s``."""
+
+    unit: str
+    time_s: float
+    request: str
+    said_s: float
+    value: float
 
 
 Row = Exposure | Outcome

@@ -47,7 +47,7 @@ class RowCounts(Record):
     replaced: int = Field(description="rows of the parent's training that users corrected, and that are gone")
     forgotten: int = Field(default=0, description="rows of the parent's that came from units who were forgotten since")
     left_out: dict[str, int] = Field(description="reason → judgements or rows")
-    unmatched: int = Field(description="feedback on requests that no endpoint answered")
+    unmatched: int = Field(description="feedback at any endpoint on requests that none answered")
 
     @property
     def usable(self) -> int:

@@ -5,11 +5,14 @@ Labels are arms, experiments and statuses, never units, keys or request ids.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from serving.recent import Recent
+
+if TYPE_CHECKING:
+    from serving.drift_report import Change
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 BY_ARM = ("endpoint", "experiment", "arm")
@@ -35,6 +38,8 @@ class Meters:
         self._drift = Gauge("hone_drift", "AUC of live against training prompts, 0.5 = alike", ("endpoint",), **own)
         self._flagged = Gauge("hone_drift_flagged", "Whether drift is proven", ("endpoint",), **own)
         self._looked = Gauge("hone_drift_looked_seconds", "When drift was last looked at", ("endpoint",), **own)
+        self._outcome = _change_gauges("outcome", "The outcome's mean", self._registry)
+        self._errors = _change_gauges("error_rate", "The share of failures", self._registry)
 
     def begun(self, experiment: str | None, arm: str) -> None:
         """Count a request in."""
@@ -77,6 +82,15 @@ class Meters:
         self._flagged.labels(self._endpoint).set(flagged)
         self._looked.labels(self._endpoint).set(at_s)
 
+    def changed(self, outcome: Change | None, errors: Change | None) -> None:
+        """Show how far both means are from those of the release's first weeks; no number where that is undecided."""
+        for found, (by, flagged) in ((outcome, self._outcome), (errors, self._errors)):
+            if found is None or found.value is None or found.reference is None:
+                by.clear()
+            else:
+                by.labels(self._endpoint).set(found.value - found.reference.value)
+            flagged.labels(self._endpoint).set(found is not None and found.changed)
+
     def refused(self, status: int) -> None:
         """Count a request that no arm was asked about."""
         self._refused.labels(self._endpoint, str(status)).inc()
@@ -92,3 +106,14 @@ class Meters:
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def _change_gauges(name: str, what: str, registry: CollectorRegistry) -> tuple[Gauge, Gauge]:
+    """Return the gauges of a mean against the release's first weeks: how far from there, and whether that is proven."""
+    by = f"{what} minus that of the release's first weeks"
+    proven = f"Whether it is proven that {what[0].lower()}{what[1:]} has changed since the release's first weeks"
+    labels = ("endpoint",)
+    return (
+        Gauge(f"hone_{name}_change", by, labels, registry=registry),
+        Gauge(f"hone_{name}_change_flagged", proven, labels, registry=registry),
+    )

@@ -1,9 +1,9 @@
 """An endpoint under KubeRay's RayService: a Serve application that brings the endpoint up and keeps it.
 
 KubeRay deploys one Serve configuration and watches its applications. Ours holds a single one, the keeper, without a
-route: it does what `hone serve` does in a process of its own (arms, ingress, ramp, automatic promotion), and is ready
-once the endpoint answers, which is what RayService waits for before it sends traffic to a new cluster. The endpoint's
-document and ledger lie in HONE_HOME and HONE_DB, so another cluster goes on where this one was.
+route: it does what `hone serve` does in a process of its own (arms, ingress, ramp, automatic promotion, looks at
+drift), and is ready once the endpoint answers, which is what RayService waits for before it sends traffic to a new
+cluster. The endpoint's document and ledger lie in HONE_HOME and HONE_DB, so another cluster goes on where this one was.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from cluster.serve_spec import ServeSpec
 from cluster.session import Settings, cluster_capacity
 from serving.callers import keys_of
 from serving.deploy import Options, bring_up
+from serving.drift import look
+from serving.drift_looks import looking
 from serving.keeper import STEER_EVERY_S
 from serving.traffic import steer
 
@@ -30,7 +32,7 @@ HOST, PORT = "0.0.0.0", 8000
 
 
 class ServiceKeeper:
-    """Brings an endpoint up and takes the steps of its ramp; ends with its replica."""
+    """Brings an endpoint up, takes the steps of its ramp and looks at its drift; ends with its replica."""
 
     def __init__(self, serve: dict[str, Any], host: str, port: int) -> None:
         self._settings = Settings.here()
@@ -42,16 +44,21 @@ class ServiceKeeper:
         threading.Thread(target=self._keep, daemon=True).start()
 
     def _keep(self) -> None:
-        while not self._ended.wait(STEER_EVERY_S):
-            try:
-                moved = steer(self._spec.endpoint, self._settings)
-            except HoneError as error:
-                log.warning("traffic stays as it is: %s", error.what)
-            except Exception:  # whatever it is, the endpoint answers on
-                log.exception("traffic stays as it is")
-            else:
-                if moved is not None:
-                    log.warning("%s", "; ".join(moved.lines()))
+        name, progress = self._spec.endpoint, Progress(sys.stderr)
+        with looking(lambda: look(name, self._settings, time.time()), progress):
+            while not self._ended.wait(STEER_EVERY_S):
+                self._steered()
+
+    def _steered(self) -> None:
+        try:
+            moved = steer(self._spec.endpoint, self._settings)
+        except HoneError as error:
+            log.warning("traffic stays as it is: %s", error.what)
+        except Exception:  # whatever it is, the endpoint answers on
+            log.exception("traffic stays as it is")
+        else:
+            if moved is not None:
+                log.warning("%s", "; ".join(moved.lines()))
 
     def __del__(self) -> None:
         if hasattr(self, "_ended"):

@@ -168,7 +168,8 @@ def _refuse_few(
     shown = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
     why = f" (left out: {shown})" if shown else ""
     if not said and not left_out:
-        lost = f"; {unmatched} outcomes name requests that nobody answered" if unmatched else ""
+        sent = "whichever endpoint they were sent to"
+        lost = f"; {unmatched} outcomes, {sent}, name requests that nobody answered" if unmatched else ""
         raise UsageError(
             f"the ledger holds no corrections for {endpoint.name}{lost}",
             'Send them to /v1/feedback: {"request_id": …, "correction": …}, for requests with "consent": true.',

@@ -61,7 +61,9 @@ class Retraining(Record):
             told.append(f"  forgotten {rows.forgotten} rows of earlier feedback whose users were forgotten")
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(rows.left_out.items()))
         told += [f"  left out  {left_out}"] if left_out else []
-        told += [f"  unmatched {rows.unmatched} outcomes of requests that nobody answered"] if rows.unmatched else []
+        if rows.unmatched:
+            whose = "requests that nobody answered, whichever endpoint they were sent to"
+            told.append(f"  unmatched {rows.unmatched} outcomes of {whose}")
         told += [f"  leaked    {self.leaked} training rows too close to a test, dropped"] if self.leaked else []
         told += [f"  gate      {rule}" for rule in self.gate]
         if self.is_dry:

@@ -18,6 +18,8 @@ from cluster.errors import DataError, UsageError
 COLUMNS = ("item", "prompt", "expected", "answer", "rating", "correction", "rater")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 LOWEST, HIGHEST = 1.0, 5.0
+KINDS = ("rating", "choices", "text")
+"""Under which Label Studio keeps a value, by the kind of its control."""
 CONFIG = """\
 <View>
   <Header value="Prompt"/><Text name="prompt" value="$prompt"/>
@@ -127,7 +129,8 @@ def _of_label_studio(tasks: Any, path: Path) -> Iterator[Rated]:
             raise DataError("this task is no object", "export the project as JSON", where)
         if "annotations" not in task:
             rater = str(task.get("annotator", path.stem))
-            yield Rated(str(task.get("item", "")), rater, _rating(task.get("rating"), where), _text(task), where)
+            rating = _rating(_unwrapped(task.get("rating")), where)
+            yield Rated(str(task.get("item", "")), rater, rating, _text(task), where)
             continue
         item = str((task.get("data") or {}).get("item", ""))
         for said in task["annotations"]:
@@ -144,8 +147,17 @@ def _rater(found: Any) -> str:
 
 
 def _text(holder: Any, key: str = "correction") -> str:
-    found = holder.get(key) or ""
-    return str(found[0] if isinstance(found, list) else found).strip()
+    found = _unwrapped(holder.get(key)) or ""
+    return str(_unwrapped(found[0]) if isinstance(found, list) else found).strip()
+
+
+def _unwrapped(found: Any) -> Any:
+    """Return the one value that was said, where JSON-MIN has it in a list of results or under its control's kind."""
+    if isinstance(found, list) and len(found) == 1:
+        return _unwrapped(found[0])
+    if isinstance(found, dict):
+        return next((_unwrapped(found[kind]) for kind in KINDS if kind in found), found)
+    return found
 
 
 def _rating(found: Any, where: str) -> float | None:

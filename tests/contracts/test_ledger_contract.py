@@ -177,6 +177,24 @@ def test_a_judgement_comes_with_the_exposure_that_it_judges(ledger: Ledger) -> N
     assert ledger.num_unmatched() == 1
 
 
+def test_an_arms_own_requests_come_user_by_user_with_their_ends_and_values(ledger: Ledger) -> None:
+    rows = [
+        exposure("d", 4.0, unit="u1"), exposure("c", 3.0, unit="u2", status="failed"), exposure("b", 2.0, unit="u1"),
+        exposure("forced", 2.0, forced=True), exposure("before", 1.0), exposure("arm", 2.0, arm="candidate"),
+        exposure("other", 2.0, endpoint="other"),
+    ]  # fmt: skip
+    said = [Outcome(request=row.request, time_s=9.0, name="success", value=0.5) for row in rows]
+    said += [Outcome(request="d", time_s=8.0, name="success", value=1.0), Outcome(request="d", time_s=8.0, name="n")]
+    ledger.write([*rows, *said, Outcome(request="b", time_s=7.0, name="stars", value=3.0)])
+    ends = [("u1", 2.0, "ok"), ("u1", 4.0, "ok"), ("u2", 3.0, "failed")]
+    assert list(ledger.endings("support", "control", 2.0)) == ends
+    assert list(ledger.judgements("support", "control", "success", 2.0)) == [
+        ("u1", 2.0, "b", 9.0, 0.5), ("u1", 4.0, "d", 8.0, 1.0), ("u1", 4.0, "d", 9.0, 0.5), ("u2", 3.0, "c", 9.0, 0.5)
+    ]  # fmt: skip
+    assert ledger.num_values("support", 2.0) == {"success": 6, "stars": 1}
+    assert ledger.num_values("nobody", 0.0) == {}
+
+
 def test_what_arms_did_is_counted_by_epoch_and_experiment(ledger: Ledger) -> None:
     rows = [exposure("a"), exposure("b"), exposure("c", epoch=4, experiment=None), exposure("d", endpoint="other")]
     said = [Outcome(request="a", time_s=1.0, name="n", correction="x"), Outcome(request="a", time_s=2.0, name="n")]

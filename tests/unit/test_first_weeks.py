@@ -17,8 +17,7 @@ from serving.first_weeks import (
     outcome_name,
     watched,
 )
-from serving.ledger_rows import Outcome
-from tests.experiment_rows import exposure, outcome
+from serving.ledger_rows import Ending, Judgement
 
 BEGAN_S = 1e6
 
@@ -83,23 +82,35 @@ def test_values_that_are_no_shares_are_undecided():
 
 def test_a_user_counts_once_with_the_first_request():
     rows = [Valued(3.0, "a", 0.0), Valued(1.0, "a", 1.0), Valued(2.0, "b", 0.0), Valued(9.0, "c", 1.0)]
-    assert sorted(first_a_unit(rows, 0.0, 5.0)) == [0.0, 1.0]
+    assert first_a_unit(rows, [(0.0, 5.0)]) == [(1.0, 2)]
+
+
+def test_a_user_counts_in_the_first_weeks_and_in_a_period_once_each():
+    rows = [Valued(time_s, "a", value) for time_s, value in ((1.0, 1.0), (4.0, 0.0), (5.0, 0.5), (6.0, 1.0))]
+    assert first_a_unit([*rows, Valued(7.0, "b", 0.25)], [(0.0, 5.0), (5.0, 9.0)]) == [(1.0, 1), (0.75, 2)]
 
 
 def test_the_last_judgement_within_the_horizon_counts():
-    rows = [exposure("a", "u", "main", {"main": 1.0}, 10.0), exposure("b", "v", "main", {"main": 1.0}, 95.0)]
-    said = [outcome("a", "success", 1.0, 12.0), outcome("a", "success", 0.0, 13.0), outcome("b", "success", 1.0, 96.0)]
-    assert judged(rows, said, "success", horizon_s=50.0, now_s=100.0) == [Valued(10.0, "u", 0.0)]
+    said = [
+        Judgement("u", 10.0, "a", 12.0, 1.0),
+        Judgement("u", 10.0, "a", 13.0, 0.0),
+        Judgement("v", 95.0, "b", 96.0, 1.0),
+    ]
+    assert list(judged(said, horizon_s=50.0, now_s=100.0)) == [Valued(10.0, "u", 0.0)]
 
 
 def test_the_declared_outcome_or_else_the_most_common_one_is_watched():
-    said = [outcome("a", "stars", 1.0, 1.0), outcome("b", "success", 1.0, 1.0), outcome("c", "success", 1.0, 1.0)]
-    assert outcome_name(said, "solved") == "solved"
-    assert outcome_name(said, None) == "success"
-    assert outcome_name([Outcome(request="a", time_s=1.0, name="fix", correction="x")], None) is None
+    counts = {"stars": 1, "success": 2}
+    assert outcome_name(counts, "solved") == "solved"
+    assert outcome_name(counts, None) == "success"
+    assert outcome_name({}, None) is None
 
 
 def test_refused_and_cancelled_requests_are_no_failures():
-    ends = ["ok", "failed", "refused", "cancelled"]
-    rows = [exposure(end, end, "main", {"main": 1.0}, 1.0, status=end) for end in ends]
+    rows = [
+        Ending("u", 1.0, "ok"),
+        Ending("u", 1.0, "failed"),
+        Ending("u", 1.0, "refused"),
+        Ending("u", 1.0, "cancelled"),
+    ]
     assert [one.value for one in failures(rows)] == [0.0, 1.0]

@@ -187,10 +187,14 @@ def test_an_empty_ledger_and_broken_ids_say_so(tmp_path: Path) -> None:
         dry_run("support", made.settings)
     assert "/v1/feedback" in refused.value.remedy
     made.write([said("nobody", correction="x"), said("no-one", correction="y")])
-    with pytest.raises(UsageError, match="2 outcomes name requests that nobody answered"):
+    with pytest.raises(UsageError, match="2 outcomes, whichever endpoint they were sent to, name requests"):
         dry_run("support", made.settings)
     made.write(corrections(40))
-    assert dry_run("support", made.settings).rows.unmatched == 2
+    found = dry_run("support", made.settings)
+    assert found.rows.unmatched == 2
+    assert (
+        "  unmatched 2 outcomes of requests that nobody answered, whichever endpoint they were sent to" in found.lines()
+    )
 
 
 def test_without_kept_text_or_consent_it_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -119,9 +119,23 @@ def test_label_studio_gets_tasks_and_gives_annotations_back(run: RunContext, tmp
     (tmp_path / "done.json").write_text(json.dumps(tasks))
     report = import_review([tmp_path / "done.json"], tmp_path / "rows.jsonl", run.settings, accept=4.0)
     assert (report.items, report.raters, report.ratings, report.rows) == (2, 2, 3, 2)
-    small = [{"item": task["data"]["item"], "rating": 3, "annotator": 7} for task in tasks]
-    (tmp_path / "min.json").write_text(json.dumps(small))
-    assert [one.rater for one in read_rated(tmp_path / "min.json")] == ["7"] * 3
+
+
+@pytest.mark.parametrize("rating", [[{"rating": 4}], {"rating": 4}, {"choices": ["4"]}, "4", 4])
+@pytest.mark.parametrize("correction", ["Better", ["Better"], {"text": ["Better"]}, [{"text": ["Better", "Good"]}]])
+def test_label_studios_small_export_wraps_what_was_said_in_its_own_way(tmp_path: Path, rating: Any, correction: Any):
+    # A rating is a list of its results' values; of one choice or one text the bare string is left, of several a dict.
+    task = {"id": 1, "item": "a", "annotator": 7, "annotation_id": 3, "lead_time": 2.5}
+    tasks = [task | {"rating": rating, "correction": correction}, task | {"rating": rating}, task]
+    (tmp_path / "min.json").write_text(json.dumps(tasks))
+    found = [(one.item, one.rater, one.rating, one.correction) for one in read_rated(tmp_path / "min.json")]
+    assert found == [("a", "7", 4.0, "Better"), ("a", "7", 4.0, "")]
+
+
+def test_a_task_that_was_rated_twice_by_one_rater_is_refused(tmp_path: Path):
+    (tmp_path / "min.json").write_text(json.dumps([{"item": "a", "rating": [{"rating": 4}, {"rating": 2}]}]))
+    with pytest.raises(DataError, match="the rating is"):
+        read_rated(tmp_path / "min.json")
 
 
 @pytest.mark.parametrize("rating", ["6", "0", "good", "nan"])
