@@ -184,7 +184,10 @@ def _shown(world: _World, settings: Settings, progress: Progress, began_s: float
 
 
 def _decided(world: _World, experiment: str, settings: Settings, progress: Progress, told: list[str]) -> str:
-    """Let users of the experiment come, round by round, until its verdict says something; return that."""
+    """Let users of the experiment come, round by round, until its verdict says something; return that.
+
+    Every round's users ask the same questions again, so the verdict is one for these questions.
+    """
     decision = "continue"
     for _ in range(MOST_ROUNDS):
         world.ask("trial", "value")
