@@ -6,19 +6,24 @@ can know them; intended use is for the model's owner to add.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.records import CheckReport, GateReport, Interval, Metrics, Release
+from trainers.look_numbers import Number
 
 
-def model_card(release: Release, check: CheckReport, gate: GateReport, template: str) -> str:
-    """Return the card as Markdown."""
+def model_card(
+    release: Release, check: CheckReport, gate: GateReport, template: str, looks: Sequence[Number] = ()
+) -> str:
+    """Return the card as Markdown; ``looks`` are the numbers that further looks at the release came to."""
     return "\n".join(
         [
             *_head(release),
             *_data(release, check),
             *_method(release),
             *_scores(release, gate),
+            *_looks(looks),
             *_limits(check),
             "## Template\n",
             "Prompts are rendered with this chat template, stored with the tokenizer:\n",
@@ -75,6 +80,15 @@ def _scores(release: Release, gate: GateReport) -> list[str]:
         *lines,
         f"Gate: **{gate.decision}**" + (f" ({'; '.join(r.rule for r in gate.rules)})" if gate.rules else "") + "\n",
     ]
+
+
+def _looks(numbers: Sequence[Number]) -> list[str]:
+    """Return slices, robustness, forgetting and memorisation under the names that gate rules give them."""
+    known = [number for number in numbers if number.value is not None]
+    if not known:
+        return []
+    rows = [f"| {number.test} | `{number.name}` | {number.value:.4f} | {number.note} |" for number in known]
+    return ["## Further looks\n", "| test | number | value | |", "|---|---|---:|---|", *rows, ""]
 
 
 def _by_test(scores: Metrics | dict[str, Metrics]) -> dict[str, Any]:

@@ -6,10 +6,12 @@ the lineage (data, base, run). The run's result is written last, as what `hone t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from cluster.records import GateReport, Release, TrainResult
 from trainers.evaluation import read_acceptance
+from trainers.look_numbers import Number, numbers_of
 from trainers.recorder import read_history
 from trainers.train import trained_weights
 
@@ -25,7 +27,8 @@ def run(ctx: RunContext) -> None:
     release = Release.model_validate_json((release_dir / "release.json").read_text())
     if "mlflow" in ctx.job.tracking:
         ctx.registry.log_history(ctx.run, read_history(weights_dir))
-    ctx.registry.log_metrics(ctx.run, flat_metrics(release))
+    found = read_acceptance(ctx)
+    ctx.registry.log_metrics(ctx.run, flat_metrics(release) | flat_looks(numbers_of(found, "tuned")))
     ctx.registry.log_artifact(ctx.run, release_dir / "README.md")
     ctx.registry.log_artifact(ctx.run, release_dir / "release.json")
     version = None
@@ -44,7 +47,7 @@ def run(ctx: RunContext) -> None:
         intervals=release.intervals,
         throughput=trained.throughput,
         gate=gate,
-        acceptance=None if (found := read_acceptance(ctx)).is_empty else found,
+        acceptance=None if found.is_empty else found,
     )
     ctx.store.put_json(result.model_dump(mode="json"), "runs", ctx.run, "result.json")
 
@@ -59,3 +62,13 @@ def flat_metrics(release: Release) -> dict[str, float]:
             else:
                 flat[f"{role}.{name}"] = value
     return flat
+
+
+def flat_looks(numbers: Iterable[Number]) -> dict[str, float]:
+    """Return what looks came to, under names as final scores have; the release's own numbers have no test's name."""
+
+    def named(number: Number) -> str:
+        where = {"": [], "test": ["test"]}.get(number.test, ["test", number.test])
+        return ".".join([*where, number.name])
+
+    return {named(number): number.value for number in numbers if number.value is not None}

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.records import GateReport, Metrics, Release
 from cluster.uploads import hash_of_base
 from trainers.card import model_card
-from trainers.evaluation import read_scored
+from trainers.evaluation import read_acceptance, read_scored
+from trainers.look_numbers import numbers_of
 from trainers.prepared import Prepared
 from trainers.sketching import release_sketch
 from trainers.train import trained_weights
@@ -41,7 +42,8 @@ def run(ctx: RunContext) -> None:
                 _link(file, directory / file.relative_to(model))
         (directory / "release.json").write_text(record.model_dump_json(indent=2))
         release_sketch(ctx, model, time.time()).save(directory)
-        card = model_card(record, ctx.check(), gate, Prepared(Path(ctx.prepared_path())).record.template)
+        template, looks = Prepared(Path(ctx.prepared_path())).record.template, numbers_of(read_acceptance(ctx), "tuned")
+        card = model_card(record, ctx.check(), gate, template, looks)
         (directory / "README.md").write_text(card, encoding="utf-8")
     ctx.store.remove("runs", ctx.run, "model")
 

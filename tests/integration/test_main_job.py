@@ -227,6 +227,13 @@ def test_a_mixture_is_scored_apart_from_the_task_and_every_look_has_its_numbers(
     page = Path(home / "runs" / result["run"] / "report.html").read_text()
     for section in ("slices", "robustness", "general-ability", "memorisation", "calibration"):
         assert f'<section id="{section}">' in page
+    card = Path(result["release"], "README.md").read_text()
+    assert "`robustness_drop(typos).accuracy`" in card
+    assert "`memorised`" in card
+    worst = found["slices"]["tuned"]["test"]["class"]["worst"]["accuracy"]["value"]
+    kept = Registry(Settings.here()).version_metrics("tickets@1")
+    assert kept["test.worst_slice_class_.accuracy"] == pytest.approx(worst)
+    assert {"test.consistency", "general_perplexity_ratio", "memorised"} <= kept.keys()
     _rate(capsys, result["run"], tmp_path)
     assert Registry(Settings.here()).version_metrics("tickets@1")["review.mean_rating"] == pytest.approx(4.0)
 
