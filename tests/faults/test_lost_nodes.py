@@ -37,7 +37,7 @@ def test_a_lost_node_leaves_the_run_to_fewer_workers_with_the_same_result(
         recovery.ends(command)
         assert command.ends(timeout_s=240) == 0, command.said
     goes_on = re.findall(r"1 of at most 2 workers; goes on after step (\d+)", command.said)
-    assert int(goes_on[-1]) >= step - EVERY
+    assert int(goes_on[-1]) >= step - 2 * EVERY, "the interval under way, and the checkpoint that was being written"
     for name, value in job.weights("node").items():
         torch.testing.assert_close(value, unbroken[name], rtol=0, atol=LAYOUT_TOLERANCE)
 
@@ -52,7 +52,7 @@ def test_a_run_grows_when_a_node_joins(job: Job, tmp_path: Path) -> None:
         command.until(lambda: command.step() > EVERY)
         nodes.start(1)
         assert command.ends(timeout_s=400) == 0, command.said
-    assert "2 of at most 2 workers; goes on after step" in command.said
+    assert re.search(r"2 of at most 2 workers; 2 workers on 2 nodes: .*; goes on after step \d+", command.said)
     torch.testing.assert_close(losses(command), losses(alone), rtol=2e-2, atol=0)  # rounding, over 2,040 steps
 
 
