@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import JsonValue
 
 from cluster.jobfile import derived_job
-from cluster.spec import MinMax
 from cluster.sweep_spec import Choice, Dimension, Integers
 from cluster.train_spec import LEARNING_RATES, Method
 
@@ -117,12 +116,9 @@ def trial_job(job: JobSpec, values: Mapping[str, Plain], seed: int | None = None
     """Return the training that suggested values stand for, with another seed where one is given.
 
     Where the method differs from the job's and no learning rate was suggested, the job's own moves with the method by
-    the ratio of the defaults. Of a range of workers a trial has the fewest: others would wait for what it grew into.
-    Raises JobFileError for values that a job may not have.
+    the ratio of the defaults. Raises JobFileError for values that a job may not have.
     """
     changed: Values = {key: unpacked(value) for key, value in values.items()}
-    if isinstance(job.cluster.workers, MinMax):
-        changed["cluster.workers"] = job.cluster.workers.min
     if METHOD in changed and RATE not in changed:
         changed[RATE] = moved_rate(job.train.learning_rate, job.train.method, method_named(str(changed[METHOD])))
     if seed is not None:

@@ -122,4 +122,5 @@ def test_a_trial_of_a_range_of_workers_has_the_fewest() -> None:
     ranged = job({"train.dropout": "uniform(0.0, 0.2)"}).model_copy(
         update={"cluster": ClusterSpec.model_validate({"workers": {"min": 2, "max": 8}})}
     )
-    assert trial_job(ranged, {"train.dropout": 0.1}).cluster.workers == 2
+    assert ranged.of_trials().cluster.workers == 2
+    assert trial_job(ranged.of_trials(), {"train.dropout": 0.1}).cluster.workers == 2
