@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
@@ -120,7 +119,9 @@ def _range(form: str, values: list[JsonValue], expression: str) -> Range | Integ
 class SweepSpec(Block):
     """A search for better values: present in a job file, it makes the job a sweep."""
 
-    trials: int = Field(default=24, ge=1, description="Trainings to start, at least 1.")
+    trials: int = Field(
+        default=24, ge=1, description="Trainings to start, at least 1; fewer in a space of fewer points."
+    )
     space: dict[str, Expression] = Field(
         min_length=1,
         description=f"Dotted key (base or any of train) → {FORMS}; bounds are included.",
@@ -207,11 +208,6 @@ class SweepSpec(Block):
         if self.tradeoff is not None:
             refuse_impossible_tradeoff(self.tradeoff, self.prune, self.space, until_converged=self.until_converged)
         return self
-
-    @property
-    def grid_size(self) -> int:
-        """How many points a space of choices has."""
-        return prod(len(found.options) for found in self.dimensions().values() if isinstance(found, Choice))
 
     @property
     def trials_are_smaller(self) -> bool:

@@ -30,8 +30,8 @@ from trainers.train import commit_weights
 from tuning.contest import Contender, Verdict, decide
 from tuning.driver import Driver
 from tuning.judge import Lenient
-from tuning.space import own_values, packed, trial_job
-from tuning.sweep import arena_of, search_winners, sweep_of, winner_data
+from tuning.space import own_values, packed, sweep_of, trial_job
+from tuning.sweep import arena_of, search_winners, winner_data
 from tuning.tradeoff import paid
 from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_place
 from tuning.tuner import drive

@@ -8,7 +8,7 @@ storage takes plain values only, so an option that is a list travels as JSON. Wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +20,7 @@ from cluster.sweep_spec import Choice, Dimension, Integers
 from cluster.train_spec import LEARNING_RATES, Method
 
 if TYPE_CHECKING:
-    from cluster.spec import JobSpec
+    from cluster.spec import JobSpec, SweepSpec
 
 METHOD, RATE = "train.method", "train.learning_rate"
 PACKED = "json:"
@@ -76,8 +76,7 @@ def _applies(key: str, method: str) -> bool:
 
 
 def _space(job: JobSpec) -> dict[str, Dimension]:
-    assert job.sweep is not None, "a job with a sweep block"
-    return job.sweep.dimensions()
+    return sweep_of(job).dimensions()
 
 
 def packed(option: JsonValue) -> Plain:
@@ -92,24 +91,46 @@ def unpacked(value: Plain) -> JsonValue:
 
 def grid(job: JobSpec) -> dict[str, list[Plain]]:
     """Return the options of every key of a space of choices."""
-    return {
-        key: [packed(option) for option in found.options]
-        for key, found in _space(job).items()
-        if isinstance(found, Choice)
-    }
+    return {key: list(_countable(found)) for key, found in _space(job).items() if isinstance(found, Choice)}
 
 
 def points(job: JobSpec) -> list[dict[str, Plain]]:
-    """Return every point of a space of choices, without keys that do not apply; none where it has ranges or is vast."""
-    dimensions = _space(job)
-    if not all(isinstance(found, Choice) for found in dimensions.values()) or prod(map(len, grid(job).values())) > VAST:
-        return []
+    """Return every distinct point of a space of choices and whole numbers; none where it has ranges or is vast."""
+    options = {key: _countable(found) for key, found in _space(job).items()}
+    return distinct(job, options) if 0 < prod(map(len, options.values())) <= VAST else []
+
+
+def _countable(found: Dimension) -> Sequence[Plain]:
+    """Return the options of a dimension; none of a range, which has no end of them."""
+    match found:
+        case Choice():
+            return [packed(option) for option in found.options]
+        case Integers():
+            return range(found.low, found.high + 1)
+        case _:
+            return ()
+
+
+def distinct(job: JobSpec, options: Mapping[str, Sequence[Plain]]) -> list[dict[str, Plain]]:
+    """Return every combination of some options by key, without keys that do not apply, each once."""
     found: list[dict[str, Plain]] = []
-    for values in product(*grid(job).values()):
-        point = dict(zip(dimensions, values, strict=True))
+    for values in product(*options.values()):
+        point = dict(zip(options, values, strict=True))
         method = str(point.get(METHOD, job.train.method))
         found.append({key: value for key, value in point.items() if _applies(key, method)})
     return list({json.dumps(point): point for point in found}.values())
+
+
+def wanted(job: JobSpec) -> int:
+    """Return how many trials the search shall have: as asked, or one a point where the space has fewer."""
+    trials = sweep_of(job).trials
+    return min(trials, len(points(job)) or trials)
+
+
+def sweep_of(job: JobSpec) -> SweepSpec:
+    """Return the job's sweep block, which it has."""
+    assert job.sweep is not None, "a job with a sweep block"
+    return job.sweep
 
 
 def trial_job(job: JobSpec, values: Mapping[str, Plain], seed: int | None = None) -> JobSpec:

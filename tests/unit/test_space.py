@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import JobFileError
 from cluster.spec import ClusterSpec, JobSpec
-from tuning.space import grid, moved_rate, own_values, packed, suggestions, trial_job, unpacked
+from tuning.space import VAST, grid, moved_rate, own_values, packed, points, suggestions, trial_job, unpacked
 
 
 def job(space: dict[str, Any], sweep: dict[str, Any] | None = None, **train: Any) -> JobSpec:
@@ -114,8 +114,16 @@ def test_a_rate_that_was_not_swept_moves_with_the_method() -> None:
 def test_a_grid_is_every_option_of_every_key() -> None:
     of = job({"train.batch_size": "choice(16, 32)", "train.dropout": [0.0, 0.1, 0.2]}, {"search": "grid"})
     assert grid(of) == {"train.batch_size": [16, 32], "train.dropout": [0.0, 0.1, 0.2]}
-    assert of.sweep is not None
-    assert of.sweep.grid_size == 6
+    assert len(points(of)) == 6
+
+
+def test_whole_numbers_are_points_and_ranges_are_not() -> None:
+    of = job({"train.batch_size": "int(15, 17)", "train.dropout": [0.0, 0.1]})
+    assert sorted((point["train.batch_size"], point["train.dropout"]) for point in points(of)) == [
+        (batch_size, dropout) for batch_size in (15, 16, 17) for dropout in (0.0, 0.1)
+    ]
+    assert points(job({"train.batch_size": "int(15, 17)", "train.dropout": "uniform(0.0, 0.1)"})) == []
+    assert points(job({"train.batch_size": f"int(1, {VAST + 1})"})) == []
 
 
 def test_a_trial_of_a_range_of_workers_has_the_fewest() -> None:
