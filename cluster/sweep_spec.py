@@ -23,6 +23,7 @@ NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
 FORMS = "loguniform(LOW, HIGH), uniform(LOW, HIGH), int(LOW, HIGH), choice(A, B, ..), fixed(VALUE) or a list"
 SWEPT = ("base", "train.")
 YARDSTICKS = ("train.best_by", "train.early_stopping")
+LUCK = "train.seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ class SweepSpec(Block):
 
 def swept_keys(job: type[Block]) -> list[str]:
     """Return the dotted keys that a sweep may vary: what changes the model, and not how trials are compared."""
-    return [key for key in dotted_keys(job) if key.startswith(SWEPT) and key not in YARDSTICKS]
+    return [key for key in dotted_keys(job) if key.startswith(SWEPT) and key not in (*YARDSTICKS, LUCK)]
 
 
 def refuse_impossible_space(sweep: SweepSpec, job: type[Block], method: str) -> None:
@@ -247,6 +248,9 @@ def _why_not(key: str, keys: list[str], job: type[Block]) -> tuple[str, str]:
         return f"{key} is what trials are compared on, or does not change the model", allowed
     if key.startswith(YARDSTICKS):
         return f"{key} is part of how trials are compared", "Leave it out of the space."
+    if key == LUCK:
+        again = "Leave it out; sweep.finalists and sweep.seeds train the best again with other seeds."
+        return f"{key} is luck, and the winner would be the luckiest of several draws", again
     inside = [other for other in keys if other.startswith(f"{key}.")]
     return f"{key} is a block, not a value", f"Name one of its keys: {', '.join(inside)}."
 

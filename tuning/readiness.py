@@ -6,14 +6,19 @@ out when its turn comes is refused here, before Ray starts and the run exists.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING
 
 from cluster.errors import JobFileError
 from cluster.fitting import counted
 from cluster.jobfile import derived_job
+from cluster.store import Store
 from cluster.sweep_spec import Choice
-from trainers.prepared import VALIDATION
+from cluster.train_spec import is_lower_better
+from trainers.prepared import VALIDATION, Prepared
+from tuning.objective import shape_key
 from tuning.space import sweep_of, wanted
 
 if TYPE_CHECKING:
@@ -34,7 +39,8 @@ PLANNED = (*SHAPING, "train.method")
 def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
     """Prepare and plan the job, and every variant of it that its space holds; nothing of the run exists yet.
 
-    Raises what ``trainers.prepare.ready`` raises, for the first variant that cannot work.
+    Raises what ``trainers.prepare.ready`` raises, for the first variant that cannot work, and JobFileError where
+    trials could not be compared.
     """
     from trainers.prepare import ready as ready_one
 
@@ -45,8 +51,11 @@ def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
     if held is None or not held.rows:
         remedy = "set data.split.validation above 0, or name a file: data.validation"
         raise JobFileError("trials are compared on validation rows, and there are none", remedy, "data")
+    sets = {shape_key(job): found.prepared}
     for variant in variants(job):
-        ready_one(variant, settings, progress)
+        sets[shape_key(variant)] = ready_one(variant, settings, progress).prepared
+    opened = {shape: Prepared(Store(settings.home).reading("data", key, verify=False)) for shape, key in sets.items()}
+    refuse_other_tokens(job, opened)
     if sweep_of(job).trials_are_smaller:
         for variant in [job, *variants(job)]:
             ready_one(variant.model_copy(update={"sweep": None}), settings, progress)
@@ -65,6 +74,45 @@ def variants(job: JobSpec) -> Iterator[JobSpec]:
             options[key] = dimension.options
     for values in product(*options.values()) if options else ():
         yield derived_job(job, dict(zip(options, values, strict=True))).model_copy(update={"sweep": sweep})
+
+
+def refuse_other_tokens(job: JobSpec, sets: Mapping[str, Prepared]) -> None:
+    """Raise JobFileError where trials would be compared by a loss per token that is taken over different tokens.
+
+    ``sets`` has the prepared data sets by ``shape_key``. Another tokenizer or template makes other tokens of the same
+    rows, and a shorter length cuts the hardest, and so the winner would be whoever was asked the easiest.
+    """
+    if not is_lower_better(job.train.best_by):
+        return
+    first: tuple[JobSpec, bytes] | None = None
+    for variant in variants(job):
+        digest = _validation_digest(sets[shape_key(variant)])
+        first = first or (variant, digest)
+        if digest != first[1]:
+            raise _incomparable(first[0], variant, sets)
+
+
+def _validation_digest(held: Prepared) -> bytes:
+    """Return the hash of the validation rows' tokens and targets."""
+    path = held.tokens_path(VALIDATION)
+    assert path is not None, "a sweep has validation rows"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _incomparable(one: JobSpec, other: JobSpec, sets: Mapping[str, Prepared]) -> JobFileError:
+    key = "base" if one.base != other.base else "train.max_length"
+    values = [of.base if key == "base" else of.train.max_length for of in (one, other)]
+    records = [sets[shape_key(of)].record for of in (one, other)]
+    asked = [f"{record.splits[VALIDATION].target_tokens:,} target tokens" for record in records]
+    what = (
+        f"a {one.train.best_by} of {key} {values[0]} is no measure of one of {values[1]}: the same validation rows "
+        f"are {asked[0]} to the first and {asked[1]} to the second"
+    )
+    same = "bases of one tokenizer and template" if key == "base" else "lengths that cut no validation row"
+    metric = {"classification": "accuracy", "generation": "rouge_l", "text": None}[records[0].task]
+    answers = f"set train.best_by to {metric}, which compares answers, or " if metric else ""
+    return JobFileError(what, f"{answers}sweep {same}", f"sweep.space.{key}")
 
 
 def fewer_points(job: JobSpec) -> str:

@@ -34,7 +34,7 @@ def test_each_form_becomes_its_distribution() -> None:
         "train.dropout": "uniform(0.0, 0.2)",
         "train.lora.rank": "int(4, 64)",
         "train.batch_size": "choice(16, 32)",
-        "train.seed": "fixed(7)",
+        "train.epochs": "fixed(7.0)",
     }
     (trial,) = asked(job(space, method="lora"), 1)
     assert trial.distributions == {
@@ -42,7 +42,7 @@ def test_each_form_becomes_its_distribution() -> None:
         "train.dropout": optuna.distributions.FloatDistribution(0.0, 0.2),
         "train.lora.rank": optuna.distributions.IntDistribution(4, 64),
         "train.batch_size": optuna.distributions.CategoricalDistribution([16, 32]),
-        "train.seed": optuna.distributions.CategoricalDistribution([7]),
+        "train.epochs": optuna.distributions.CategoricalDistribution([7.0]),
     }
 
 
