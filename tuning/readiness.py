@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING
 
-from cluster.errors import JobFileError
+from cluster.complaints import shown_value
+from cluster.errors import HoneError, JobFileError
 from cluster.fitting import counted
 from cluster.jobfile import derived_job
+from cluster.resources import trials_at_once
 from cluster.store import Store
 from cluster.sweep_spec import Choice
 from cluster.train_spec import is_lower_better
+from trainers.planning import capacity, plan_within
 from trainers.prepared import VALIDATION, Prepared
 from tuning.objective import shape_key
-from tuning.space import sweep_of, wanted
+from tuning.space import Plain, corners, sweep_of, trial_job, unpacked, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,8 +42,8 @@ PLANNED = (*SHAPING, "train.method")
 def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
     """Prepare and plan the job, and every variant of it that its space holds; nothing of the run exists yet.
 
-    Raises what ``trainers.prepare.ready`` raises, for the first variant that cannot work, and JobFileError where
-    trials could not be compared.
+    Raises what ``trainers.prepare.ready`` raises, for the first variant or corner of the space that cannot work, and
+    JobFileError where trials could not be compared.
     """
     from trainers.prepare import ready as ready_one
 
@@ -56,6 +59,7 @@ def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
         sets[shape_key(variant)] = ready_one(variant, settings, progress).prepared
     opened = {shape: Prepared(Store(settings.home).reading("data", key, verify=False)) for shape, key in sets.items()}
     refuse_other_tokens(job, opened)
+    refuse_impossible_corners(job, opened, settings)
     if sweep_of(job).trials_are_smaller:
         for variant in [job, *variants(job)]:
             ready_one(variant.model_copy(update={"sweep": None}), settings, progress)
@@ -113,6 +117,38 @@ def _incomparable(one: JobSpec, other: JobSpec, sets: Mapping[str, Prepared]) ->
     metric = {"classification": "accuracy", "generation": "rouge_l", "text": None}[records[0].task]
     answers = f"set train.best_by to {metric}, which compares answers, or " if metric else ""
     return JobFileError(what, f"{answers}sweep {same}", f"sweep.space.{key}")
+
+
+def refuse_impossible_corners(job: JobSpec, sets: Mapping[str, Prepared], settings: Settings) -> None:
+    """Raise what planning raises where a corner of the space cannot be trained, as a trial or in the finals."""
+    points = corners(job)
+    if not points:
+        return
+    store, found, sweep = Store(settings.home), capacity(settings), sweep_of(job)
+    trials = job.of_trials()
+    kinds = [("trial", trials, trials_at_once(trials.cluster, sweep, found))]
+    if sweep.trials_are_smaller:
+        kinds.append(("final", job, 1))
+    for kind, begun, at_once in kinds:
+        for values in points:
+            try:
+                training = trial_job(begun, values)
+                plan_within(training, sets[shape_key(training)], store, found, at_once)
+            except HoneError as error:
+                raise _at_point(error, kind, values) from error
+
+
+def _at_point(error: HoneError, kind: str, values: Mapping[str, Plain]) -> HoneError:
+    """Return an error of planning as one of the space, with the values that it is about."""
+    point = ", ".join(f"{key}={_plainly(value)}" for key, value in values.items())
+    key = error.where.partition("=")[0]
+    where = f"sweep.space.{key}" if key in values else "sweep.space"
+    remedy = f"{error.remedy.rstrip('.')}; or leave such values out of sweep.space"
+    return type(error)(f"a {kind} of {point} cannot run: {error.what}", remedy, where)
+
+
+def _plainly(value: Plain) -> str:
+    return value if isinstance(value, str) and unpacked(value) == value else shown_value(unpacked(value))
 
 
 def fewer_points(job: JobSpec) -> str:

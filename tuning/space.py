@@ -8,6 +8,7 @@ storage takes plain values only, so an option that is a list travels as JSON. Wh
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
@@ -26,6 +27,26 @@ METHOD, RATE = "train.method", "train.learning_rate"
 PACKED = "json:"
 MAX_RATE = 1.0
 VAST = 10_000
+PLANNED_BY = frozenset(
+    (
+        "base",
+        "train.method",
+        "train.max_length",
+        "train.batch_size",
+        "train.epochs",
+        "train.subset",
+        "train.dropout",
+        "train.precision",
+        "train.offload",
+        "train.zero_stage",
+        "train.gradient_checkpointing",
+        "train.lora.rank",
+        "train.lora.targets",
+        "train.lora.dora",
+    )
+)
+"""Keys that decide whether a training can be planned, and fits."""
+MOST_CORNERS = 64
 Values = dict[str, JsonValue]
 Plain = None | bool | int | float | str
 
@@ -119,6 +140,27 @@ def distinct(job: JobSpec, options: Mapping[str, Sequence[Plain]]) -> list[dict[
         method = str(point.get(METHOD, job.train.method))
         found.append({key: value for key, value in point.items() if _applies(key, method)})
     return list({json.dumps(point): point for point in found}.values())
+
+
+def corners(job: JobSpec) -> list[dict[str, Plain]]:
+    """Return the points at which a plan may fail if it fails at any: the ends of all that a plan depends on, combined.
+
+    None where nothing of that is swept; of too many combinations a sample, so that this stays a matter of seconds.
+    """
+    ends = {key: _ends(found) for key, found in _space(job).items() if key in PLANNED_BY}
+    if not ends or prod(map(len, ends.values())) > VAST:
+        return []
+    found = distinct(job, ends)
+    return found if len(found) <= MOST_CORNERS else random.Random(0).sample(found, MOST_CORNERS)
+
+
+def _ends(found: Dimension) -> list[Plain]:
+    """Return the least and the greatest of numbers, and every option of others."""
+    options = found.options if isinstance(found, Choice) else (found.low, found.high)
+    numbers = [option for option in options if isinstance(option, (int, float)) and not isinstance(option, bool)]
+    if len(numbers) == len(options):
+        return list(dict.fromkeys((min(numbers), max(numbers))))
+    return [packed(option) for option in options]
 
 
 def wanted(job: JobSpec) -> int:

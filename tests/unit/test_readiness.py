@@ -1,4 +1,4 @@
-"""What a sweep is refused for before it starts: trials that no metric can compare."""
+"""What a sweep is refused for before it starts: trials that cannot be compared, and points that cannot be trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from cluster.capacity import Capacity, NodeCapacity
-from cluster.errors import HoneError, JobFileError
+from cluster.errors import CapacityError, HoneError, JobFileError
 from cluster.progress import Progress
 from cluster.session import Settings
 from cluster.spec import JobSpec
@@ -113,3 +113,45 @@ def test_plain_text_has_no_answers_to_compare(tmp_path: Path, base: Path, settin
     )
     assert error.where == "sweep.space.train.max_length"
     assert "best_by" not in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("space", "workers", "where", "said"),
+    [
+        (
+            {"train.batch_size": "int(1, 16)"},
+            2,
+            "train.batch_size",
+            "a trial of train.batch_size=1 cannot run: a step of 1 examples cannot be spread over 2 workers",
+        ),
+        ({"train.batch_size": "choice(2, 16)"}, {"min": 3, "max": 4}, "train.batch_size", "over 3 workers"),
+        ({"train.offload": "choice(none, optimizer)"}, 1, "train.offload", "train.offload=optimizer cannot run"),
+        ({"train.dropout": "uniform(0.0, 2.0e-1)"}, 1, "", ""),
+        (
+            {"train.zero_stage": "choice(1, 3)", "train.offload": "choice(none, all)"},
+            1,
+            "train.offload",
+            "needs ZeRO stage 3",
+        ),
+        ({"train.lora.targets": [["q_proj"], ["nowhere"]]}, 1, "train.lora.targets", "nowhere"),
+    ],
+)
+def test_a_point_that_cannot_be_planned_is_refused_with_its_values(
+    base: Path, tickets: Path, settings: Settings, space: dict[str, Any], workers: object, where: str, said: str
+) -> None:
+    method = "lora" if any(key.startswith("train.lora") for key in space) else "full"
+    of = job(base, tickets, space, workers, train={"method": method})
+    if not said:
+        ready(of, settings, Progress(io.StringIO()))
+        return
+    error = refused(of, settings)
+    assert error.where == f"sweep.space.{where}"
+    assert said in error.what
+    assert "sweep.space" in error.remedy
+
+
+def test_a_point_has_to_fit_the_finals_too(base: Path, tickets: Path, settings: Settings) -> None:
+    space = {"train.batch_size": "choice(1, 16)"}
+    error = refused(job(base, tickets, space, 2, sweep={"workers": 1}), settings)
+    assert isinstance(error, CapacityError)
+    assert "a final of train.batch_size=1 cannot run" in error.what

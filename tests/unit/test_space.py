@@ -9,7 +9,19 @@ import pytest
 
 from cluster.errors import JobFileError
 from cluster.spec import ClusterSpec, JobSpec
-from tuning.space import VAST, grid, moved_rate, own_values, packed, points, suggestions, trial_job, unpacked
+from tuning.space import (
+    MOST_CORNERS,
+    VAST,
+    corners,
+    grid,
+    moved_rate,
+    own_values,
+    packed,
+    points,
+    suggestions,
+    trial_job,
+    unpacked,
+)
 
 
 def job(space: dict[str, Any], sweep: dict[str, Any] | None = None, **train: Any) -> JobSpec:
@@ -115,6 +127,28 @@ def test_a_grid_is_every_option_of_every_key() -> None:
     of = job({"train.batch_size": "choice(16, 32)", "train.dropout": [0.0, 0.1, 0.2]}, {"search": "grid"})
     assert grid(of) == {"train.batch_size": [16, 32], "train.dropout": [0.0, 0.1, 0.2]}
     assert len(points(of)) == 6
+
+
+def test_corners_are_the_ends_of_what_a_plan_depends_on() -> None:
+    space = {
+        "train.batch_size": "choice(8, 2, 4)",
+        "train.lora.rank": "int(4, 64)",
+        "train.method": "choice(full, lora)",
+        "train.learning_rate": "loguniform(1e-5, 1e-3)",
+    }
+    found = [tuple(corner.values()) for corner in corners(job(space))]
+    assert found == [(2, "full"), (2, 4, "lora"), (2, 64, "lora"), (8, "full"), (8, 4, "lora"), (8, 64, "lora")]
+    assert corners(job({"train.learning_rate": "loguniform(1e-5, 1e-3)"})) == []
+    many = {
+        "train.batch_size": "int(1, 9)",
+        "train.epochs": "choice(1.0, 2.0)",
+        "train.dropout": "uniform(0.0, 0.1)",
+        "train.precision": "choice(auto, fp32)",
+        "train.offload": "choice(none, optimizer)",
+        "train.lora.rank": "int(4, 8)",
+        "train.lora.dora": "choice(true, false)",
+    }
+    assert len(corners(job(many))) == MOST_CORNERS
 
 
 def test_whole_numbers_are_points_and_ranges_are_not() -> None:
