@@ -161,7 +161,7 @@ def go_on(ctx: RunContext) -> TrainResult:
 
 def ready_entry(job: JobSpec) -> str:
     """Return the name of the job's data stage."""
-    return "tuning.sweep:ready" if job.sweep else "trainers.prepare:ready"
+    return "tuning.readiness:ready" if job.sweep else "trainers.prepare:ready"
 
 
 def _through(ctx: RunContext) -> TrainResult:

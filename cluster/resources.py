@@ -41,7 +41,7 @@ def make_plan(
     share the capacity.
     """
     site = choose_site(train, cluster, facts, capacity, at_once)
-    fewest = cluster.workers.min if isinstance(cluster.workers, MinMax) else None
+    fewest = cluster.fewest_workers if isinstance(cluster.workers, MinMax) else None
     chosen = choose_layout(train, facts, replace(site, workers=fewest or site.workers))
     steps_per_epoch = ceil(len(facts.row_tokens) / train.batch_size)
     steps = max(1, ceil(train.epochs * steps_per_epoch - 1e-9))
@@ -84,9 +84,8 @@ def trials_at_once(cluster: ClusterSpec, sweep: SweepSpec, capacity: Capacity) -
     A trial's driver only waits for its workers and takes no processor of its own. Raises CapacityError where more are
     asked than fit.
     """
-    workers = cluster.workers if isinstance(cluster.workers, int) else cluster.workers.max
-    cpus = 1 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker
-    room = capacity.slots(cpus, gpus_asked(cluster, capacity)) // workers
+    workers = cluster.fewest_workers
+    room = room_for_workers(cluster, capacity) // workers
     if sweep.at_once != "auto" and sweep.at_once > room:
         raise CapacityError(
             f"{counted(sweep.at_once, 'trial')} at once of {counted(workers, 'worker')} each asked, there is room for "
@@ -96,6 +95,23 @@ def trials_at_once(cluster: ClusterSpec, sweep: SweepSpec, capacity: Capacity) -
         )
     wanted = min(sweep.trials, room) if sweep.at_once == "auto" else sweep.at_once
     return max(1, wanted)  # none at all is refused by the plan, which says what is missing
+
+
+def workers_together(cluster: ClusterSpec, capacity: Capacity, num: int, smallest_batch: int) -> int:
+    """Return the workers of each of ``num`` trainings, whose steps have at least so many examples.
+
+    As asked; of a range so many that all trainings have room at once, and the fewest where they have not.
+    """
+    if not isinstance(cluster.workers, MinMax):
+        return cluster.workers
+    share = room_for_workers(cluster, capacity) // num
+    return max(cluster.workers.min, min(cluster.workers.max, share, smallest_batch))
+
+
+def room_for_workers(cluster: ClusterSpec, capacity: Capacity) -> int:
+    """Return how many workers of the size asked the cluster holds, each with a single CPU where the size is open."""
+    cpus = 1 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker
+    return capacity.slots(cpus, gpus_asked(cluster, capacity))
 
 
 def gpus_asked(cluster: ClusterSpec, capacity: Capacity) -> float:

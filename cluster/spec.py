@@ -204,6 +204,15 @@ class ClusterSpec(Block):
         default=None, gt=0, description="US dollars after which a run stops with a checkpoint, above 0; null: no bound."
     )
 
+    @property
+    def fewest_workers(self) -> int:
+        """The workers asked for, or the fewest of a range."""
+        return self.workers.min if isinstance(self.workers, MinMax) else self.workers
+
+    def of_fixed(self, workers: int) -> ClusterSpec:
+        """Return the same with so many workers, and no range of them."""
+        return self.model_copy(update={"workers": workers})
+
     @model_validator(mode="after")
     def _limits_can_be_kept(self) -> Self:
         if self.max_cost is not None and not self.price_per_gpu_hour:
@@ -254,11 +263,14 @@ class JobSpec(Block):
     )
 
     def of_trials(self) -> JobSpec:
-        """Return the job that the trials of its sweep begin from: with their workers, on their share of the data."""
+        """Return the job that the trials of its sweep begin from: with their workers, on their share of the data.
+
+        Of a range of workers each has the fewest: another would wait for what it grew into.
+        """
         assert self.sweep is not None, "a job with a sweep block"
         train = self.train.model_copy(update={"subset": self.train.subset * self.sweep.proxy})
-        workers = self.sweep.workers or self.cluster.workers
-        return self.model_copy(update={"train": train, "cluster": self.cluster.model_copy(update={"workers": workers})})
+        workers = self.sweep.workers or self.cluster.fewest_workers
+        return self.model_copy(update={"train": train, "cluster": self.cluster.of_fixed(workers)})
 
     @model_validator(mode="before")
     @classmethod

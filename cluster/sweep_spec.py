@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Annotated, Literal, Self, cast
 
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
@@ -24,6 +23,7 @@ NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
 FORMS = "loguniform(LOW, HIGH), uniform(LOW, HIGH), int(LOW, HIGH), choice(A, B, ..), fixed(VALUE) or a list"
 SWEPT = ("base", "train.")
 YARDSTICKS = ("train.best_by", "train.early_stopping")
+LUCK = "train.seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,9 @@ def _range(form: str, values: list[JsonValue], expression: str) -> Range | Integ
 class SweepSpec(Block):
     """A search for better values: present in a job file, it makes the job a sweep."""
 
-    trials: int = Field(default=24, ge=1, description="Trainings to start, at least 1.")
+    trials: int = Field(
+        default=24, ge=1, description="Trainings to start, at least 1; fewer in a space of fewer points."
+    )
     space: dict[str, Expression] = Field(
         min_length=1,
         description=f"Dotted key (base or any of train) → {FORMS}; bounds are included.",
@@ -209,11 +211,6 @@ class SweepSpec(Block):
         return self
 
     @property
-    def grid_size(self) -> int:
-        """How many points a space of choices has."""
-        return prod(len(found.options) for found in self.dimensions().values() if isinstance(found, Choice))
-
-    @property
     def trials_are_smaller(self) -> bool:
         """Whether trials run on other workers or on less data than the finals."""
         return self.workers is not None or self.proxy < 1
@@ -225,7 +222,7 @@ class SweepSpec(Block):
 
 def swept_keys(job: type[Block]) -> list[str]:
     """Return the dotted keys that a sweep may vary: what changes the model, and not how trials are compared."""
-    return [key for key in dotted_keys(job) if key.startswith(SWEPT) and key not in YARDSTICKS]
+    return [key for key in dotted_keys(job) if key.startswith(SWEPT) and key not in (*YARDSTICKS, LUCK)]
 
 
 def refuse_impossible_space(sweep: SweepSpec, job: type[Block], method: str) -> None:
@@ -251,6 +248,9 @@ def _why_not(key: str, keys: list[str], job: type[Block]) -> tuple[str, str]:
         return f"{key} is what trials are compared on, or does not change the model", allowed
     if key.startswith(YARDSTICKS):
         return f"{key} is part of how trials are compared", "Leave it out of the space."
+    if key == LUCK:
+        again = "Leave it out; sweep.finalists and sweep.seeds train the best again with other seeds."
+        return f"{key} is luck, and the winner would be the luckiest of several draws", again
     inside = [other for other in keys if other.startswith(f"{key}.")]
     return f"{key} is a block, not a value", f"Name one of its keys: {', '.join(inside)}."
 

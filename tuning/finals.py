@@ -4,15 +4,15 @@ With one finalist that has run its full budget nothing is trained again: its wei
 found on a share of the data is trained again on all of it. More than one, and the job's own values to compare with, are
 trained at their full budget with the same other seeds (``tuning.contest``). Under a tradeoff the finalists are the
 search's front as far as it may win, and the same rule picks the winner from their means and from what these trainings
-paid. Finals run on the job's own workers, however few the trials had, and as many at once as there is room for. The
-winner's job is written down as
+paid. Finals run on the job's own workers, however few the trials had, and as many at once as there is room for; a range
+of workers is shared out among them, so that one alone has all that there is. The winner's job is written down as
 ``winner.yaml``, its plan and data as ``winner.json``, its best seed's weights as the run's training, so that every
 later stage sees a training like any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +20,24 @@ from ray.tune.search import Searcher
 
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
+from cluster.resources import workers_together
 from cluster.run_context import WINNER, WINNER_DATA
 from cluster.runs import RUNS, stop_requested
 from cluster.train_spec import mode_of
+from trainers.planning import capacity
 from trainers.rates import keep_rate
 from trainers.train import commit_weights
 from tuning.contest import Contender, Verdict, decide
 from tuning.driver import Driver
 from tuning.judge import Lenient
-from tuning.space import own_values, packed, trial_job
-from tuning.sweep import arena_of, search_winners, sweep_of, winner_data
+from tuning.space import own_values, packed, sweep_of, trial_job
+from tuning.sweep import arena_of, search_winners, winner_data
 from tuning.tradeoff import paid
 from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_place
 from tuning.tuner import drive
 
 if TYPE_CHECKING:
+    from cluster.capacity import Capacity
     from cluster.run_context import RunContext
     from cluster.spec import JobSpec
     from tuning.objective import Arena
@@ -79,7 +82,7 @@ def run(ctx: RunContext) -> None:
         arena = arena_of(ctx, ctx.job.of_trials())
         winner, verdict, runs = chosen[0], None, []
     else:
-        arena = arena_of(ctx, _of_finals(ctx.job))
+        arena = arena_of(ctx, job_of_finals(ctx.job, capacity(ctx.settings), _batch_sizes(ctx.job, chosen)))
         winner, verdict, runs = _contested(ctx, arena, trials, chosen)
     _settle(ctx, arena, winner)
     ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
@@ -91,10 +94,22 @@ def run(ctx: RunContext) -> None:
     drop_weights(ctx.store, ctx.run, [], everything)
 
 
-def _of_finals(job: JobSpec) -> JobSpec:
-    """Return the job with room for finals that need more of it than the trials."""
+def job_of_finals(job: JobSpec, found: Capacity, batch_sizes: Sequence[int]) -> JobSpec:
+    """Return the job that the finals begin from, one of each of the batch sizes: with their workers, and with room.
+
+    All have the same number of workers, which Tune reserves alike for each.
+    """
     sweep = sweep_of(job)
-    return job.model_copy(update={"sweep": sweep.model_copy(update={"at_once": "auto"})}) if sweep.workers else job
+    workers = workers_together(job.cluster, found, len(batch_sizes), min(job.train.batch_size, *batch_sizes))
+    if workers != job.of_trials().cluster.workers:
+        sweep = sweep.model_copy(update={"at_once": "auto"})  # which was asked for trials of another size
+    return job.model_copy(update={"sweep": sweep, "cluster": job.cluster.of_fixed(workers)})
+
+
+def _batch_sizes(job: JobSpec, chosen: list[TrialRecord]) -> list[int]:
+    """Return the batch size of every final training."""
+    seeds = _seeds(job)
+    return [trial_job(job, _packed(trial.values)).train.batch_size for trial in chosen for _ in seeds]
 
 
 def _contested(
@@ -102,11 +117,10 @@ def _contested(
 ) -> tuple[TrialRecord, Verdict, list[TrialRecord]]:
     """Train the finalists with other seeds, and return the winner's best training, the verdict and all trainings."""
     sweep, mode = sweep_of(ctx.job), mode_of(ctx.job.train.best_by)
-    seeds = other_seeds(ctx.job)
     wanted = [
         Assigned(f"{FINALS}/{trial.number}-seed-{seed}", trial.number, _packed(trial.values), seed)
         for trial in chosen
-        for seed in (seeds if sweep.finalists > 1 else [ctx.job.train.seed])
+        for seed in _seeds(ctx.job)
     ]
     ended = {record.name for record in read_trials(ctx.store, ctx.run, FINALS)}
     missing = [assigned for assigned in wanted if assigned.name not in ended]
@@ -156,6 +170,11 @@ def own_trial(job: JobSpec, trials: list[TrialRecord]) -> TrialRecord | None:
     """Return the trial of the job's own values; None where they lie outside the space."""
     own = own_values(job)
     return next((trial for trial in trials if trial.values == own), None)
+
+
+def _seeds(job: JobSpec) -> list[int]:
+    """Return the seeds that every finalist is trained with: others than the trials', unless there is only one."""
+    return other_seeds(job) if sweep_of(job).finalists > 1 else [job.train.seed]
 
 
 def other_seeds(job: JobSpec) -> list[int]:

@@ -8,7 +8,8 @@ storage takes plain values only, so an option that is a list travels as JSON. Wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Protocol
@@ -16,17 +17,36 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import JsonValue
 
 from cluster.jobfile import derived_job
-from cluster.spec import MinMax
 from cluster.sweep_spec import Choice, Dimension, Integers
 from cluster.train_spec import LEARNING_RATES, Method
 
 if TYPE_CHECKING:
-    from cluster.spec import JobSpec
+    from cluster.spec import JobSpec, SweepSpec
 
 METHOD, RATE = "train.method", "train.learning_rate"
 PACKED = "json:"
 MAX_RATE = 1.0
 VAST = 10_000
+PLANNED_BY = frozenset(
+    (
+        "base",
+        "train.method",
+        "train.max_length",
+        "train.batch_size",
+        "train.epochs",
+        "train.subset",
+        "train.dropout",
+        "train.precision",
+        "train.offload",
+        "train.zero_stage",
+        "train.gradient_checkpointing",
+        "train.lora.rank",
+        "train.lora.targets",
+        "train.lora.dora",
+    )
+)
+"""Keys that decide whether a training can be planned, and fits."""
+MOST_CORNERS = 64
 Values = dict[str, JsonValue]
 Plain = None | bool | int | float | str
 
@@ -77,8 +97,7 @@ def _applies(key: str, method: str) -> bool:
 
 
 def _space(job: JobSpec) -> dict[str, Dimension]:
-    assert job.sweep is not None, "a job with a sweep block"
-    return job.sweep.dimensions()
+    return sweep_of(job).dimensions()
 
 
 def packed(option: JsonValue) -> Plain:
@@ -93,36 +112,76 @@ def unpacked(value: Plain) -> JsonValue:
 
 def grid(job: JobSpec) -> dict[str, list[Plain]]:
     """Return the options of every key of a space of choices."""
-    return {
-        key: [packed(option) for option in found.options]
-        for key, found in _space(job).items()
-        if isinstance(found, Choice)
-    }
+    return {key: list(_countable(found)) for key, found in _space(job).items() if isinstance(found, Choice)}
 
 
 def points(job: JobSpec) -> list[dict[str, Plain]]:
-    """Return every point of a space of choices, without keys that do not apply; none where it has ranges or is vast."""
-    dimensions = _space(job)
-    if not all(isinstance(found, Choice) for found in dimensions.values()) or prod(map(len, grid(job).values())) > VAST:
-        return []
+    """Return every distinct point of a space of choices and whole numbers; none where it has ranges or is vast."""
+    options = {key: _countable(found) for key, found in _space(job).items()}
+    return distinct(job, options) if 0 < prod(map(len, options.values())) <= VAST else []
+
+
+def _countable(found: Dimension) -> Sequence[Plain]:
+    """Return the options of a dimension; none of a range, which has no end of them."""
+    match found:
+        case Choice():
+            return [packed(option) for option in found.options]
+        case Integers():
+            return range(found.low, found.high + 1)
+        case _:
+            return ()
+
+
+def distinct(job: JobSpec, options: Mapping[str, Sequence[Plain]]) -> list[dict[str, Plain]]:
+    """Return every combination of some options by key, without keys that do not apply, each once."""
     found: list[dict[str, Plain]] = []
-    for values in product(*grid(job).values()):
-        point = dict(zip(dimensions, values, strict=True))
+    for values in product(*options.values()):
+        point = dict(zip(options, values, strict=True))
         method = str(point.get(METHOD, job.train.method))
         found.append({key: value for key, value in point.items() if _applies(key, method)})
     return list({json.dumps(point): point for point in found}.values())
+
+
+def corners(job: JobSpec) -> list[dict[str, Plain]]:
+    """Return the points at which a plan may fail if it fails at any: the ends of all that a plan depends on, combined.
+
+    None where nothing of that is swept; of too many combinations a sample, so that this stays a matter of seconds.
+    """
+    ends = {key: _ends(found) for key, found in _space(job).items() if key in PLANNED_BY}
+    if not ends or prod(map(len, ends.values())) > VAST:
+        return []
+    found = distinct(job, ends)
+    return found if len(found) <= MOST_CORNERS else random.Random(0).sample(found, MOST_CORNERS)
+
+
+def _ends(found: Dimension) -> list[Plain]:
+    """Return the least and the greatest of numbers, and every option of others."""
+    options = found.options if isinstance(found, Choice) else (found.low, found.high)
+    numbers = [option for option in options if isinstance(option, (int, float)) and not isinstance(option, bool)]
+    if len(numbers) == len(options):
+        return list(dict.fromkeys((min(numbers), max(numbers))))
+    return [packed(option) for option in options]
+
+
+def wanted(job: JobSpec) -> int:
+    """Return how many trials the search shall have: as asked, or one a point where the space has fewer."""
+    trials = sweep_of(job).trials
+    return min(trials, len(points(job)) or trials)
+
+
+def sweep_of(job: JobSpec) -> SweepSpec:
+    """Return the job's sweep block, which it has."""
+    assert job.sweep is not None, "a job with a sweep block"
+    return job.sweep
 
 
 def trial_job(job: JobSpec, values: Mapping[str, Plain], seed: int | None = None) -> JobSpec:
     """Return the training that suggested values stand for, with another seed where one is given.
 
     Where the method differs from the job's and no learning rate was suggested, the job's own moves with the method by
-    the ratio of the defaults. Of a range of workers a trial has the fewest: others would wait for what it grew into.
-    Raises JobFileError for values that a job may not have.
+    the ratio of the defaults. Raises JobFileError for values that a job may not have.
     """
     changed: Values = {key: unpacked(value) for key, value in values.items()}
-    if isinstance(job.cluster.workers, MinMax):
-        changed["cluster.workers"] = job.cluster.workers.min
     if METHOD in changed and RATE not in changed:
         changed[RATE] = moved_rate(job.train.learning_rate, job.train.method, method_named(str(changed[METHOD])))
     if seed is not None:

@@ -2,32 +2,29 @@
 
 Ray Tune runs the trials, Optuna suggests their values, Ray's own scheduler judges them (``tuning.judge``). Whatever
 ends the search early, what was tried stays in the study and in the trials' directories: `hone resume` runs exactly
-what is missing. Everything that cannot work is refused before the run exists.
+what is missing. What cannot work was refused before the run existed (``tuning.readiness``).
 """
 
 from __future__ import annotations
 
-from itertools import product
 from math import exp, log
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from cluster.errors import JobFileError, RunFailed, RunStopped
-from cluster.jobfile import derived_job
+from cluster.errors import RunFailed, RunStopped
 from cluster.pipeline import SEARCHED
 from cluster.runs import stop_requested
-from cluster.sweep_spec import Choice
 from cluster.train_spec import mode_of
 from trainers.loop import steps_between
 from trainers.planning import capacity
-from trainers.prepared import VALIDATION
 from tuning import tradeoff
 from tuning.bases import known_base, vocabulary_size
 from tuning.driver import Driver
 from tuning.judge import judge_of
 from tuning.objective import Arena, shape_key
-from tuning.space import points
+from tuning.readiness import variants
+from tuning.space import sweep_of, wanted
 from tuning.study import (
     Ending,
     StudySearch,
@@ -45,17 +42,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import optuna
-    from pydantic import JsonValue
 
-    from cluster.progress import Progress
     from cluster.run_context import RunContext
-    from cluster.session import Settings
     from cluster.spec import JobSpec, SweepSpec
-    from trainers.prepare import Ready
 
-SHAPING = ("base", "train.max_length")
-"""Keys of which every value needs a prepared data set of its own."""
-PLANNED = (*SHAPING, "train.method")
 EXPLODES_AT = 2.0
 """A validation loss above this many times that of a uniform guess counts as diverged."""
 ENDED_BY = {
@@ -66,46 +56,6 @@ ENDED_BY = {
 }
 WORST_SCORE = -1.0
 """The value of a trial that diverged, where scores lie in 0..1."""
-
-
-def ready(job: JobSpec, settings: Settings, progress: Progress) -> Ready:
-    """Prepare and plan the job, and every variant of it that its space holds; nothing of the run exists yet.
-
-    Raises what ``trainers.prepare.ready`` raises, for the first variant that cannot work.
-    """
-    from trainers.prepare import ready as ready_one
-
-    found = ready_one(job, settings, progress)
-    held = found.report.splits.get(VALIDATION)
-    if held is None or not held.rows:
-        remedy = "set data.split.validation above 0, or name a file: data.validation"
-        raise JobFileError("trials are compared on validation rows, and there are none", remedy, "data")
-    for variant in variants(job):
-        ready_one(variant, settings, progress)
-    if sweep_of(job).trials_are_smaller:
-        for variant in [job, *variants(job)]:
-            ready_one(variant.model_copy(update={"sweep": None}), settings, progress)
-    return found
-
-
-def variants(job: JobSpec) -> Iterator[JobSpec]:
-    """Yield the job under every combination of base, length and method in its space; none where it varies none."""
-    sweep = sweep_of(job)
-    options: dict[str, tuple[JsonValue, ...]] = {}
-    for key, dimension in sweep.dimensions().items():
-        if key in PLANNED:
-            if not isinstance(dimension, Choice):
-                what = f"{key} is a range, and every value of it needs a data set of its own"
-                raise JobFileError(what, "write it as choice(A, B, ..)", f"sweep.space.{key}")
-            options[key] = dimension.options
-    for values in product(*options.values()) if options else ():
-        yield derived_job(job, dict(zip(options, values, strict=True))).model_copy(update={"sweep": sweep})
-
-
-def sweep_of(job: JobSpec) -> SweepSpec:
-    """Return the job's sweep block, which it has."""
-    assert job.sweep is not None, "a job with a sweep block"
-    return job.sweep
 
 
 def run(ctx: RunContext) -> None:
@@ -122,14 +72,6 @@ def run(ctx: RunContext) -> None:
         raise RunStopped("stopped, as asked; trials that were running go on later", f"hone resume {ctx.run}")
     trials = read_trials(ctx.store, ctx.run)
     ctx.store.put_json(summary(ctx, trials) | {"ended": ended}, "runs", ctx.run, SEARCHED)
-
-
-def wanted(job: JobSpec) -> int:
-    """Return how many trials the search shall have."""
-    sweep = sweep_of(job)
-    if sweep.search == "grid":
-        return min(sweep.trials, sweep.grid_size)
-    return min(sweep.trials, len(points(job)) or sweep.trials)
 
 
 def arena_of(ctx: RunContext, job: JobSpec) -> Arena:

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def with_room(groups: Sequence[GroupSpec], job: JobSpec) -> list[GroupSpec]:
     """Return the groups with enough nodes always there for the job. Raises CapacityError where none has so many."""
-    asked = job.cluster.workers
-    workers = asked if isinstance(asked, int) else asked.min
+    workers = job.cluster.fewest_workers
     host = next((group for group in groups if group.gpus), groups[0])
     each = workers_of(host, job)
     nodes = math.ceil(workers / each) if each else 0

@@ -9,7 +9,19 @@ import pytest
 
 from cluster.errors import JobFileError
 from cluster.spec import ClusterSpec, JobSpec
-from tuning.space import grid, moved_rate, own_values, packed, suggestions, trial_job, unpacked
+from tuning.space import (
+    MOST_CORNERS,
+    VAST,
+    corners,
+    grid,
+    moved_rate,
+    own_values,
+    packed,
+    points,
+    suggestions,
+    trial_job,
+    unpacked,
+)
 
 
 def job(space: dict[str, Any], sweep: dict[str, Any] | None = None, **train: Any) -> JobSpec:
@@ -34,7 +46,7 @@ def test_each_form_becomes_its_distribution() -> None:
         "train.dropout": "uniform(0.0, 0.2)",
         "train.lora.rank": "int(4, 64)",
         "train.batch_size": "choice(16, 32)",
-        "train.seed": "fixed(7)",
+        "train.epochs": "fixed(7.0)",
     }
     (trial,) = asked(job(space, method="lora"), 1)
     assert trial.distributions == {
@@ -42,7 +54,7 @@ def test_each_form_becomes_its_distribution() -> None:
         "train.dropout": optuna.distributions.FloatDistribution(0.0, 0.2),
         "train.lora.rank": optuna.distributions.IntDistribution(4, 64),
         "train.batch_size": optuna.distributions.CategoricalDistribution([16, 32]),
-        "train.seed": optuna.distributions.CategoricalDistribution([7]),
+        "train.epochs": optuna.distributions.CategoricalDistribution([7.0]),
     }
 
 
@@ -114,12 +126,43 @@ def test_a_rate_that_was_not_swept_moves_with_the_method() -> None:
 def test_a_grid_is_every_option_of_every_key() -> None:
     of = job({"train.batch_size": "choice(16, 32)", "train.dropout": [0.0, 0.1, 0.2]}, {"search": "grid"})
     assert grid(of) == {"train.batch_size": [16, 32], "train.dropout": [0.0, 0.1, 0.2]}
-    assert of.sweep is not None
-    assert of.sweep.grid_size == 6
+    assert len(points(of)) == 6
+
+
+def test_corners_are_the_ends_of_what_a_plan_depends_on() -> None:
+    space = {
+        "train.batch_size": "choice(8, 2, 4)",
+        "train.lora.rank": "int(4, 64)",
+        "train.method": "choice(full, lora)",
+        "train.learning_rate": "loguniform(1e-5, 1e-3)",
+    }
+    found = [tuple(corner.values()) for corner in corners(job(space))]
+    assert found == [(2, "full"), (2, 4, "lora"), (2, 64, "lora"), (8, "full"), (8, 4, "lora"), (8, 64, "lora")]
+    assert corners(job({"train.learning_rate": "loguniform(1e-5, 1e-3)"})) == []
+    many = {
+        "train.batch_size": "int(1, 9)",
+        "train.epochs": "choice(1.0, 2.0)",
+        "train.dropout": "uniform(0.0, 0.1)",
+        "train.precision": "choice(auto, fp32)",
+        "train.offload": "choice(none, optimizer)",
+        "train.lora.rank": "int(4, 8)",
+        "train.lora.dora": "choice(true, false)",
+    }
+    assert len(corners(job(many))) == MOST_CORNERS
+
+
+def test_whole_numbers_are_points_and_ranges_are_not() -> None:
+    of = job({"train.batch_size": "int(15, 17)", "train.dropout": [0.0, 0.1]})
+    assert sorted((point["train.batch_size"], point["train.dropout"]) for point in points(of)) == [
+        (batch_size, dropout) for batch_size in (15, 16, 17) for dropout in (0.0, 0.1)
+    ]
+    assert points(job({"train.batch_size": "int(15, 17)", "train.dropout": "uniform(0.0, 0.1)"})) == []
+    assert points(job({"train.batch_size": f"int(1, {VAST + 1})"})) == []
 
 
 def test_a_trial_of_a_range_of_workers_has_the_fewest() -> None:
     ranged = job({"train.dropout": "uniform(0.0, 0.2)"}).model_copy(
         update={"cluster": ClusterSpec.model_validate({"workers": {"min": 2, "max": 8}})}
     )
-    assert trial_job(ranged, {"train.dropout": 0.1}).cluster.workers == 2
+    assert ranged.of_trials().cluster.workers == 2
+    assert trial_job(ranged.of_trials(), {"train.dropout": 0.1}).cluster.workers == 2

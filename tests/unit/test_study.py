@@ -15,6 +15,8 @@ from ray.tune.search import Searcher
 
 from cluster.session import Settings
 from tests.studies import TRADED, Opened, job, opening, search
+from tuning.readiness import fewer_points
+from tuning.space import wanted
 from tuning.study import (
     Ending,
     StudySearch,
@@ -23,7 +25,6 @@ from tuning.study import (
     has_converged,
     sampler_of,
 )
-from tuning.sweep import wanted
 from tuning.warm_start import warm_starts
 
 
@@ -45,6 +46,39 @@ def test_every_point_of_a_space_of_choices_is_tried_once(opened: Opened) -> None
     tried += [json.dumps(searcher.suggest(str(number))["values"], sort_keys=True) for number in range(3, 6)]
     assert len(set(tried)) == 6
     assert len(counted(study)) == 3, "suggestions that were passed over count for nothing"
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "gp"])
+def test_every_whole_number_of_a_small_space_is_tried_before_one_is_tried_again(opened: Opened, name: str) -> None:
+    of = job(search=name, space={"train.batch_size": "int(15, 17)", "train.dropout": "fixed(0.1)"}, trials=8)
+    assert wanted(of) == 3
+    searcher = search(opened(of), of, starts=warm_starts(of))
+    tried = []
+    for number in range(wanted(of)):
+        tried.append(searcher.suggest(str(number))["values"]["train.batch_size"])
+        searcher.on_trial_complete(str(number), {})
+    assert sorted(tried) == [15, 16, 17]
+
+
+def test_a_grid_has_as_many_trials_as_distinct_points(opened: Opened) -> None:
+    space = {"train.method": "choice(full, lora)", "train.lora.rank": "choice(4, 8)"}
+    of = job(search="grid", space=space)
+    assert wanted(of) == 3, "a rank means nothing under full tuning"
+    searcher = search(opened(of), of)
+    tried = []
+    for number in range(wanted(of)):
+        tried.append(json.dumps(searcher.suggest(str(number))["values"], sort_keys=True))
+        searcher.on_trial_complete(str(number), {})
+    assert len(set(tried)) == 3
+
+
+def test_a_space_without_an_end_is_no_bound_on_the_trials() -> None:
+    for space in ({"train.batch_size": "int(1, 1000000000)"}, {"train.dropout": "uniform(0.0, 0.1)"}):
+        assert wanted(job(space=space)) == 6
+        assert fewer_points(job(space=space)) == ""
+    assert fewer_points(job(space={"train.batch_size": "int(1, 6)"})) == ""
+    said = fewer_points(job(space={"train.batch_size": "int(15, 17)"}))
+    assert said == "search: sweep.space has 3 distinct points, so it is 3 trials and not 6"
 
 
 def test_a_searcher_whose_search_is_over_suggests_nothing(opened: Opened) -> None:

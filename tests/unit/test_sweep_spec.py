@@ -152,7 +152,7 @@ def test_an_empty_search_is_refused(block: dict[str, Any]):
 def test_swept_keys_are_the_values_of_base_and_train():
     keys = swept_keys(JobSpec)
     assert {"base", "train.learning_rate", "train.lora.rank"} <= set(keys)
-    assert not {"name", "train.lora", "train.best_by", "data.template", "cluster.workers"} & set(keys)
+    assert not {"name", "train.lora", "train.best_by", "train.seed", "data.template", "cluster.workers"} & set(keys)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,8 @@ def test_what_cannot_go_with_a_tradeoff_is_refused_at_its_line(tmp_path: Path, b
         ("train.learning_rat", "uniform(0, 1)", "did you mean train.learning_rate"),
         ("train.batch_size", "int(0, 64)", "train.batch_size cannot be 0"),
         ("train.dropout", "uniform(0.3, 0.1)", "LOW below HIGH"),
+        ("train.seed", "int(0, 9)", "the winner would be the luckiest of several draws"),
+        ("train.seed", "choice(1, 2)", "sweep.finalists and sweep.seeds"),
     ],
 )
 def test_a_wrong_key_or_bound_of_the_space_is_refused_at_its_line(tmp_path: Path, key: str, expression: str, why: str):

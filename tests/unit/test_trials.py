@@ -25,8 +25,9 @@ from tests.finished_sweeps import TRADED, job, trial
 from tuning.driver import Driver
 from tuning.judge import FULL, PROGRESS, VALUE
 from tuning.objective import RESULT, Arena, evaluations, progress_of
+from tuning.readiness import variants
 from tuning.study import CONVERGED_AFTER, Ending
-from tuning.sweep import ENDED_BY, is_over, penalty, study_ending, traded_ending, variants
+from tuning.sweep import ENDED_BY, is_over, penalty, study_ending, traded_ending
 from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_place
 
 RUN = "router-20260101-000000-abcd"
