@@ -24,6 +24,7 @@ from tuning import tradeoff
 from tuning.judge import FULL, PROGRESS, VALUE, Why, rungs
 from tuning.objective import RESULT, Arena
 from tuning.space import trial_job, unpacked
+from tuning.storage_faults import FirstFault
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import (
     TRIALS,
@@ -60,6 +61,7 @@ class Driver:
         self.ctx, self.arena, self._kind, self._total = ctx, arena, kind, total
         self._live: dict[str, Live] = {}
         self._trials = read_trials(ctx.store, ctx.run, kind)
+        self.fault = FirstFault()
         self._over: Over = ""
         self._lock = threading.RLock()
         self._began_s = time.monotonic()

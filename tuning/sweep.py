@@ -28,6 +28,7 @@ from tuning.driver import Driver
 from tuning.judge import judge_of
 from tuning.objective import Arena, shape_key
 from tuning.space import points
+from tuning.storage_faults import storage_faults_named
 from tuning.study import (
     Ending,
     StudySearch,
@@ -111,10 +112,12 @@ def sweep_of(job: JobSpec) -> SweepSpec:
 def run(ctx: RunContext) -> None:
     """Run the missing trials and leave ``runs/RUN/search.json``.
 
-    Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
+    Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything, StoreError with the
+    way on where the study or the store was lost.
     """
     arena = arena_of(ctx, ctx.job.of_trials())
-    with open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by)) as study:
+    mode = mode_of(ctx.job.train.best_by)
+    with storage_faults_named(ctx.run), open_study(ctx.job, ctx.run, ctx.settings, mode) as study:
         take_back(study)
         missing = wanted(ctx.job) - len(counted(study))
         ended = _search(ctx, arena, study, missing) if missing > 0 else ENDED_BY[""]

@@ -14,7 +14,9 @@ import optuna
 import psutil
 import pytest
 
+from cluster.database import database_url, postgres_url
 from tests.faults.conftest import Command, Job
+from tests.postgres import PostgresServer
 from tests.tiny import ticket_rows, write_base, write_jsonl
 from tuning.trials import TrialRecord, read_trials
 
@@ -147,6 +149,33 @@ def test_terminated_it_stops_its_trials_and_goes_on_with_them_where_they_were(sw
         history = (again.home / "runs" / again.run / record.name / "history.jsonl").read_text().splitlines()
         seen = [json.loads(line)["step"] for line in history if '"loss"' in line]
         assert seen == list(range(1, record.trained.steps + 1)), f"no step twice, none left out after {step}"
+
+
+@slow
+def test_a_sweep_whose_database_is_stopped_says_how_to_go_on_and_does(sweep: Job, postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    storage = database_url("", postgres_url(url), "optuna")
+    command = sweep.start("database", command="sweep", HONE_DB=url)
+    command.until(lambda: len(trials(command)) >= 1 and len(evaluated(command)) >= 2)
+    postgres.stop()
+    try:
+        assert command.ends() == 1, command.said
+    finally:
+        postgres.start()
+    assert f"hone resume {command.run}" in command.said
+    assert "Traceback" not in command.said
+    assert command.status()["state"] == "failed"
+    done = {trial.name for trial in trials(command)}
+    assert len(done) < TRIALS
+    again = sweep.start("database", command.run, "--json", command="resume", HONE_DB=url)
+    assert again.ends() == 0, again.said
+    found = result(again)
+    assert (found["trials"], found["failed"]) == (TRIALS, 0)
+    assert done <= {trial.name for trial in trials(again)}
+    told = optuna.load_study(study_name=command.run, storage=storage)
+    counted = [t for t in told.trials if not t.user_attrs.get("superseded")]
+    assert [t.state.name for t in counted] == ["COMPLETE"] * TRIALS
+    assert len({str(t.params) for t in counted}) == TRIALS, "no values twice"
 
 
 UNDER_A_RAY = """
