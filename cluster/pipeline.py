@@ -17,13 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.changes import refuse_changes
 from cluster.errors import HoneError, RunStopped, StoreError, UsageError
 from cluster.jobfile import dump_job, stored_job
 from cluster.phases import Phase, note_phase, timed
 from cluster.preflight import refuse_unreachable
 from cluster.records import RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
-from cluster.run_context import DATA_JSON, RunContext, as_trained
+from cluster.run_context import DATA_JSON, SEARCHED, RunContext, as_trained
 from cluster.run_log import RunLog, logged
 from cluster.runs import (
     RUNS,
@@ -50,9 +51,7 @@ DATA = "data"
 CHECK_PAGE = "check.html"
 REPORT_PAGE = "report.html"
 SWEEP_PAGE = "sweep.html"
-SEARCHED = "search.json"
 SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best", "pareto")
-MAY_DIFFER = ("cluster.", "sweep.trials=", "sweep.max_hours=", "sweep.max_cost=")
 
 
 @dataclass(frozen=True)
@@ -122,20 +121,12 @@ def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence
     if status.state in ("finished", "running", "waiting", "stopping"):
         remedy = f"hone status {run}" + ("" if status.state == "finished" else f"; hone stop {run}")
         raise UsageError(f"the run {run} is {status.state}", remedy)
-    refuse_other_values(overrides)
+    refuse_changes(store, run, overrides)
     ctx = context_of(run, settings, progress, overrides)
     plan_again(ctx, overrides)
     clear_stop(store, run)
     progress.say(f"run {run} goes on")
     return go_on(ctx)
-
-
-def refuse_other_values(overrides: Sequence[str]) -> None:
-    """Raise UsageError for an override that would change what a run trains."""
-    if odd := [text for text in overrides if not text.startswith(MAY_DIFFER)]:
-        raise UsageError(
-            f"--set {odd[0]} would change what is trained", "only keys of cluster: and a sweep's budget may differ"
-        )
 
 
 def context_of(run: str, settings: Settings, progress: Progress, overrides: Sequence[str] = ()) -> RunContext:

@@ -16,7 +16,8 @@ from cluster.charts import Bar, bars
 from cluster.jobfile import stored_job
 from cluster.pages import Cell, Section, Tile, Tone, badge, banner, element, facts, joined, page, table, tiles
 from cluster.phases import duration
-from cluster.pipeline import SEARCHED, SWEEP_PAGE
+from cluster.pipeline import SWEEP_PAGE
+from cluster.run_context import SEARCHED
 from cluster.runs import RUNS
 from cluster.sweep_spec import Choice, Dimension, Range
 from cluster.train_spec import is_lower_better, mode_of

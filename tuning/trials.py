@@ -22,6 +22,7 @@ from tuning.space import Plain
 TRIALS, FINALS = "trials", "finals"
 TRIAL = "trial.json"
 State = Literal["complete", "pruned", "diverged", "failed", "interrupted"]
+CUT = "the search's time or money was used up"
 ENDED: tuple[State, ...] = ("complete", "pruned", "diverged", "failed")
 
 
@@ -54,6 +55,11 @@ class TrialRecord(Record):
     seconds: float = 0.0
     why: str = ""
     trained: TrainedWeights | None = Field(default=None, description="the training's own record where it finished")
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the search's budget ended it, and it goes on if the search is given more."""
+        return self.state == "pruned" and self.why == CUT
 
 
 def keep_trial(store: Store, run: str, record: TrialRecord) -> None:
