@@ -31,7 +31,16 @@ from tuning.judge import Lenient
 from tuning.space import own_values, packed, trial_job
 from tuning.sweep import arena_of, search_winners, sweep_of, winner_data
 from tuning.tradeoff import paid
-from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_place
+from tuning.trials import (
+    FINALS,
+    Assigned,
+    TrialRecord,
+    best_trials,
+    drop_weights,
+    forget_trial,
+    read_trials,
+    trial_place,
+)
 from tuning.tuner import drive
 
 if TYPE_CHECKING:
@@ -80,7 +89,7 @@ def run(ctx: RunContext) -> None:
         winner, verdict, runs = chosen[0], None, []
     else:
         arena = arena_of(ctx, _of_finals(ctx.job))
-        winner, verdict, runs = _contested(ctx, arena, trials, chosen)
+        winner, verdict, runs = contested(ctx, arena, trials, chosen)
     _settle(ctx, arena, winner)
     ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
     assert winner.trained is not None, "a complete trial has its training's record"
@@ -97,7 +106,7 @@ def _of_finals(job: JobSpec) -> JobSpec:
     return job.model_copy(update={"sweep": sweep.model_copy(update={"at_once": "auto"})}) if sweep.workers else job
 
 
-def _contested(
+def contested(
     ctx: RunContext, arena: Arena, trials: list[TrialRecord], chosen: list[TrialRecord]
 ) -> tuple[TrialRecord, Verdict, list[TrialRecord]]:
     """Train the finalists with other seeds, and return the winner's best training, the verdict and all trainings."""
@@ -108,6 +117,7 @@ def _contested(
         for trial in chosen
         for seed in (seeds if sweep.finalists > 1 else [ctx.job.train.seed])
     ]
+    _forget_failed(ctx)
     ended = {record.name for record in read_trials(ctx.store, ctx.run, FINALS)}
     missing = [assigned for assigned in wanted if assigned.name not in ended]
     if missing:
@@ -119,12 +129,27 @@ def _contested(
     runs = read_trials(ctx.store, ctx.run, FINALS)
     whole = _contenders(runs, len(wanted) // len(chosen))
     if not whole:
-        raise RunFailed(f"no finalist could be trained again: {runs[-1].why}", "look at the causes in the table")
+        raise RunFailed(*_none_whole(runs, ctx.run))
     own = own_trial(ctx.job, trials)
     give_up = sweep.tradeoff.give_up if sweep.tradeoff else None
     verdict = decide(whole, mode, own.number if own else None, give_up)
     of_winner = [record for record in runs if record.number == verdict.winner]
     return best_trials(of_winner, mode, 1, ("complete",))[0], verdict, runs
+
+
+def _forget_failed(ctx: RunContext) -> None:
+    """Let finals that failed in an earlier session be trained again; those that diverged would diverge again."""
+    for record in read_trials(ctx.store, ctx.run, FINALS):
+        if record.state == "failed":
+            forget_trial(ctx.store, ctx.run, record.name)
+
+
+def _none_whole(runs: list[TrialRecord], run: str) -> tuple[str, str]:
+    """Return why no finalist can win, and what to do."""
+    failed = [record for record in runs if record.state == "failed"]
+    what = f"no finalist could be trained again: {(failed or runs)[-1].why}"
+    again = f"mend the cause, then train again what failed: hone resume {run}"
+    return what, again if failed else "look at the causes in the table; `hone sweep` begins anew"
 
 
 def _what(chosen: list[TrialRecord], num_seeds: int) -> str:

@@ -17,6 +17,7 @@ from cluster.runs import RUNS
 from cluster.store import Store
 from trainers.checkpoint import drop_checkpoints
 from trainers.recorder import read_growing
+from trainers.train_worker import OUTCOME
 from tuning.space import Plain
 
 TRIALS, FINALS = "trials", "finals"
@@ -65,6 +66,12 @@ class TrialRecord(Record):
 def keep_trial(store: Store, run: str, record: TrialRecord) -> None:
     """Write a trial's record down."""
     store.put_json(record.model_dump(mode="json"), RUNS, run, record.name, TRIAL)
+
+
+def forget_trial(store: Store, run: str, name: str) -> None:
+    """Remove how a trial ended, so that it can be trained again."""
+    for part in (OUTCOME, TRIAL):
+        store.remove(RUNS, run, name, part)
 
 
 def read_trials(store: Store, run: str, kind: str = TRIALS) -> list[TrialRecord]:
