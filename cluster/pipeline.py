@@ -24,7 +24,7 @@ from cluster.phases import Phase, note_phase, timed
 from cluster.preflight import refuse_unreachable
 from cluster.records import RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
-from cluster.run_context import DATA_JSON, SEARCHED, RunContext, as_trained
+from cluster.run_context import DATA_JSON, FINALS_JSON, SEARCHED, RunContext, as_trained
 from cluster.run_log import RunLog, logged
 from cluster.runs import (
     RUNS,
@@ -51,7 +51,7 @@ DATA = "data"
 CHECK_PAGE = "check.html"
 REPORT_PAGE = "report.html"
 SWEEP_PAGE = "sweep.html"
-SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best", "pareto")
+SWEEP_KEYS = ("study", "trials", "pruned", "failed", "pareto")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def result_of(store: Store, run: str) -> TrainResult:
     if not store.exists(RUNS, run, SEARCHED):
         return TrainResult.model_validate(result)
     searched = store.get_json(RUNS, run, SEARCHED)
-    return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched})
+    won = store.get_json(RUNS, run, FINALS_JSON)["result"]
+    return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched} | won)
 
 
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, run: str) -> RunContext:

@@ -20,7 +20,8 @@ from ray.tune.search import Searcher
 
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
-from cluster.run_context import WINNER, WINNER_DATA
+from cluster.records import BestTrial
+from cluster.run_context import FINALS_JSON, WINNER, WINNER_DATA
 from cluster.runs import RUNS, stop_requested
 from cluster.train_spec import mode_of
 from trainers.rates import keep_rate
@@ -28,6 +29,7 @@ from trainers.train import commit_weights
 from tuning.contest import Contender, Verdict, decide
 from tuning.driver import Driver
 from tuning.judge import Lenient
+from tuning.outcome import compared, no_lead
 from tuning.space import own_values, packed, trial_job
 from tuning.sweep import arena_of, search_winners, sweep_of, winner_data
 from tuning.tradeoff import paid
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from tuning.objective import Arena
 
 SEEDS = 2
-FINALS_JSON = "finals.json"
 
 
 class Listed(Searcher):
@@ -91,7 +92,7 @@ def run(ctx: RunContext) -> None:
         arena = arena_of(ctx, _of_finals(ctx.job))
         winner, verdict, runs = contested(ctx, arena, trials, chosen)
     _settle(ctx, arena, winner)
-    ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
+    ctx.store.put_json(told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
     assert winner.trained is not None, "a complete trial has its training's record"
     directory = trial_place(ctx.store, ctx.run, winner.name)
     commit_weights(ctx, directory, winner.trained)
@@ -208,20 +209,31 @@ def _settle(ctx: RunContext, arena: Arena, winner: TrialRecord) -> None:
     ctx.registry.log_params(ctx.run, {f"winner.{key}": value for key, value in winner.values.items()})
 
 
-def _told(
+def told(
     job: JobSpec,
     winner: TrialRecord,
     verdict: Verdict | None,
     runs: list[TrialRecord],
     trials: list[TrialRecord],
 ) -> dict[str, Any]:
-    """Return what the report says of the finals."""
+    """Return what the report says of the finals, and below ``result`` what the run's result does."""
     own = own_trial(job, trials)
-    return {
+    lead = verdict.lead if verdict else None
+    found: dict[str, Any] = {
         "winner": winner.number,
         "weights": winner.name,
         "own": None if own is None else own.number,
         "half_width": verdict.half_width if verdict else None,
-        "lead": verdict.lead if verdict else None,
+        "lead": lead,
+        "no_lead": "" if lead else no_lead(sweep_of(job), own, runs),
         "runs": [record.model_dump(mode="json") for record in runs],
     }
+    _, said, why = compared(job, found, trials)
+    assert winner.value is not None, "a complete trial has a value"
+    best = BestTrial(params=winner.values, value=winner.value)
+    found["result"] = {
+        "best": best.model_dump(mode="json"),
+        "comparison": f"{said} {why}",
+        "lead": dict(zip(("value", "low", "high"), lead, strict=True)) if lead else None,
+    }
+    return found

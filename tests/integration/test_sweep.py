@@ -94,7 +94,7 @@ def test_a_sweep_prunes_and_its_best_trial_is_released(
     job = job_file(tmp_path, tiny_base, tickets, {"finalists": 1, "grace": 0.2, "space": CLEAR})
     code, result, err = swept(capsys, job)
     assert code == 0, err
-    assert set(result) == TRAIN_KEYS | {"study", "trials", "pruned", "failed", "best"}
+    assert set(result) == TRAIN_KEYS | {"study", "trials", "pruned", "failed", "best", "comparison", "lead"}
     assert (result["study"], result["trials"], result["failed"]) == (result["run"], 4, 0)
     assert result["pruned"] >= 1, "2e-5 cannot keep up with 3e-3"
     assert set(result["best"]["params"]) == set(SPACE)

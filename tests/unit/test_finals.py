@@ -96,7 +96,7 @@ def test_finals_that_diverged_would_diverge_again(again: Finals) -> None:
 
 def test_finals_that_were_interrupted_go_on_and_no_other_is_trained_twice(again: Finals) -> None:
     with pytest.raises(RunStopped) as raised:
-        again.run({name: "interrupted" for name in NAMES[2:]}, also=lambda: request_stop(again.store, RUN))
+        again.run(dict.fromkeys(NAMES[2:], "interrupted"), also=lambda: request_stop(again.store, RUN))
     assert f"hone resume {RUN}" in raised.value.remedy
     assert [record.name for record in read_trials(again.store, RUN, FINALS)] == NAMES[:2]
     clear_stop(again.store, RUN)
