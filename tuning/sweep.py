@@ -22,6 +22,7 @@ from trainers.planning import capacity
 from trainers.prepared import VALIDATION
 from tuning import tradeoff
 from tuning.bases import known_base, vocabulary_size
+from tuning.convergence import unjudged, warning
 from tuning.driver import Driver
 from tuning.endings import penalty, study_ending, traded_ending
 from tuning.judge import judge_of
@@ -122,6 +123,7 @@ def run(ctx: RunContext) -> None:
             raise RunStopped("stopped, as asked; trials that were running go on later", f"hone resume {ctx.run}")
         found = summary(ctx, read_trials(ctx.store, ctx.run))
         close(study)
+        ended = "; ".join(filter(None, (ended, unjudged(sweep_of(ctx.job), study))))
     ctx.store.put_json(found | {"ended": ended}, "runs", ctx.run, SEARCHED)
 
 
@@ -198,6 +200,8 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
     plan = ctx.plan()
     if sweep.prune != "none" and steps_between(job.train.eval_every, plan.steps_per_epoch) >= plan.steps:
         ctx.progress.say("search: trials are scored at their end only, so none can be pruned: lower train.eval_every")
+    if cannot_end := warning(sweep, wanted(job)):
+        ctx.progress.say(f"search: {cannot_end}")
     drive(driver, searcher, judge, missing)
     return ENDED_BY[driver.why_over]
 

@@ -133,3 +133,46 @@ def test_no_trial_begins_where_earlier_sessions_used_the_time_up(searches: Searc
 
     searches.run(of, session)
     assert searches.store.get_json("runs", RUN, "search.json")["ended"] == "its time or money was used up"
+
+
+def prunes(driver: Driver, searcher: StudySearch, number: int) -> None:
+    """One trial that the judge ends."""
+    name = searcher.suggest(str(number))["name"]
+    driver.arena.verdicts.tell(name, "pruned")
+    searcher.on_trial_complete(str(number), {"progress": 100, "value": 2.0, "result": '{"step": 10, "steps": 100}'})
+
+
+def one_of_many(driver: Driver, searcher: StudySearch) -> None:
+    """A search of which one trial runs to its end, as under successive halving."""
+    completes(driver, searcher, 0)
+    for number in range(1, 4):
+        prunes(driver, searcher, number)
+
+
+def test_where_too_few_trials_ran_to_their_end_the_report_says_that_convergence_could_not_be_judged(
+    searches: Searches,
+) -> None:
+    searches.run(studies.job(trials=40, until_converged=True), one_of_many)
+    ended = searches.store.get_json("runs", RUN, "search.json")["ended"]
+    assert "could not be judged: 1 trial ran to their end, and it takes 12 (pruned ones do not count)" in ended
+    assert "cannot end this search" not in searches.said.getvalue(), "of 40 trials 12 may have run to their end"
+
+
+def test_who_did_not_ask_for_convergence_is_told_nothing_of_it(searches: Searches) -> None:
+    searches.run(studies.job(trials=4), one_of_many)
+    assert searches.store.get_json("runs", RUN, "search.json")["ended"] == "its trials were used up"
+    assert "converged" not in searches.said.getvalue()
+
+
+@pytest.mark.parametrize(("asked", "warned"), [(12, True), (13, False)])
+def test_a_search_too_small_to_be_judged_converged_says_so_before_it_begins(
+    searches: Searches, asked: int, warned: bool
+) -> None:
+    begun: list[str] = []
+
+    def session(driver: Driver, searcher: StudySearch) -> None:
+        begun.append(searches.said.getvalue())
+        completes(driver, searcher, 0)
+
+    searches.run(studies.job(trials=asked, until_converged=True), session)
+    assert (f"judged after 12 trials that ran to their end, and it has {asked}" in begun[0]) == warned
