@@ -37,10 +37,8 @@ def unjudged(sweep: SweepSpec, study: optuna.Study) -> str:
     whole = sum(trial.state == TrialState.COMPLETE for trial in counted(study))
     if not sweep.until_converged or whole >= CONVERGED_AFTER:
         return ""
-    return (
-        f"whether it had converged could not be judged: {fitting.counted(whole, 'trial')} ran to their end, and it takes "
-        f"{CONVERGED_AFTER}{_pruned(sweep)}"
-    )
+    ran = f"{fitting.counted(whole, 'trial')} ran to their end, and it takes {CONVERGED_AFTER}{_pruned(sweep)}"
+    return f"whether it had converged could not be judged: {ran}"
 
 
 def _pruned(sweep: SweepSpec) -> str:
