@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cluster.errors import StoreError
+from cluster.errors import HoneError, StoreError
 
 FAULTS = (StoreError, SQLAlchemyError, StorageInternalError)
 MAX_CHARACTERS = 200
@@ -30,7 +30,7 @@ def storage_faults_named(run: str) -> Generator[None]:
         yield
     except Exception as error:
         fault = storage_fault(error)
-        if fault is None or (isinstance(error, StoreError) and go_on(run) in error.remedy):
+        if fault is None or (isinstance(error, HoneError) and _is_told(error, run)):
             raise
         raise StoreError(f"the search lost its storage: {reason(fault)}", _remedy(fault, run)) from error
 
@@ -38,6 +38,11 @@ def storage_faults_named(run: str) -> Generator[None]:
 def go_on(run: str) -> str:
     """Return the command that goes on with a run."""
     return f"hone resume {run}"
+
+
+def _is_told(error: HoneError, run: str) -> bool:
+    """Return whether an error of ours is about something else, or says the way on already."""
+    return not isinstance(error, StoreError) or go_on(run) in error.remedy
 
 
 def storage_fault(error: BaseException) -> BaseException | None:

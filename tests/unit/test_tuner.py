@@ -14,7 +14,7 @@ from ray.tune.error import TuneError
 from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
 
-from cluster.errors import StoreError
+from cluster.errors import RunStopped, StoreError
 from cluster.progress import Progress
 from cluster.run_context import RunContext
 from cluster.runs import request_stop
@@ -25,6 +25,7 @@ from tests.unit.test_trials import RUN, Untracked, arena, assigned
 from tuning import tuner
 from tuning.driver import Driver
 from tuning.judge import Lenient
+from tuning.storage_faults import storage_faults_named
 from tuning.trials import TRIALS, read_trials
 
 LOST = OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly\n\tThis means that"))
@@ -142,6 +143,18 @@ def test_what_tune_wraps_in_a_traceback_is_still_the_storage(tmp_path: Path, mon
 def test_an_error_that_is_not_the_storages_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         drive(monkeypatch, driver_of(tmp_path), Failing(suggest=ZeroDivisionError("a mistake of ours")), trains)
+
+
+def test_a_request_to_stop_stays_one_whatever_was_handled_before_it() -> None:
+    def stopped() -> None:
+        with storage_faults_named(RUN):
+            try:
+                raise FULL
+            except OSError:
+                raise RunStopped("stopped, as asked")  # noqa: B904 (the storage stands behind it)
+
+    with pytest.raises(RunStopped):
+        stopped()
 
 
 def test_a_full_disk_ends_the_search_and_records_no_failed_trial(
