@@ -17,13 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.changes import refuse_changes
 from cluster.errors import HoneError, RunStopped, StoreError, UsageError
 from cluster.jobfile import dump_job, stored_job
 from cluster.phases import Phase, note_phase, timed
 from cluster.preflight import refuse_unreachable
 from cluster.records import RunState, RunStatus, SweepResult, TrainResult
 from cluster.registry import Registry, RunOutcome
-from cluster.run_context import DATA_JSON, RunContext, as_trained
+from cluster.run_context import DATA_JSON, FINALS_JSON, SEARCHED, RunContext, as_trained
 from cluster.run_log import RunLog, logged
 from cluster.runs import (
     RUNS,
@@ -50,9 +51,7 @@ DATA = "data"
 CHECK_PAGE = "check.html"
 REPORT_PAGE = "report.html"
 SWEEP_PAGE = "sweep.html"
-SEARCHED = "search.json"
-SWEEP_KEYS = ("study", "trials", "pruned", "failed", "best", "pareto")
-MAY_DIFFER = ("cluster.", "sweep.trials=", "sweep.max_hours=", "sweep.max_cost=")
+SWEEP_KEYS = ("study", "trials", "pruned", "failed", "pareto")
 
 
 @dataclass(frozen=True)
@@ -122,20 +121,12 @@ def resume(run: str, settings: Settings, progress: Progress, overrides: Sequence
     if status.state in ("finished", "running", "waiting", "stopping"):
         remedy = f"hone status {run}" + ("" if status.state == "finished" else f"; hone stop {run}")
         raise UsageError(f"the run {run} is {status.state}", remedy)
-    refuse_other_values(overrides)
+    refuse_changes(store, run, overrides)
     ctx = context_of(run, settings, progress, overrides)
     plan_again(ctx, overrides)
     clear_stop(store, run)
     progress.say(f"run {run} goes on")
     return go_on(ctx)
-
-
-def refuse_other_values(overrides: Sequence[str]) -> None:
-    """Raise UsageError for an override that would change what a run trains."""
-    if odd := [text for text in overrides if not text.startswith(MAY_DIFFER)]:
-        raise UsageError(
-            f"--set {odd[0]} would change what is trained", "only keys of cluster: and a sweep's budget may differ"
-        )
 
 
 def context_of(run: str, settings: Settings, progress: Progress, overrides: Sequence[str] = ()) -> RunContext:
@@ -177,7 +168,8 @@ def result_of(store: Store, run: str) -> TrainResult:
     if not store.exists(RUNS, run, SEARCHED):
         return TrainResult.model_validate(result)
     searched = store.get_json(RUNS, run, SEARCHED)
-    return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched})
+    won = store.get_json(RUNS, run, FINALS_JSON)["result"]
+    return SweepResult.model_validate(result | {key: searched[key] for key in SWEEP_KEYS if key in searched} | won)
 
 
 def start_run(job: JobSpec, ready: Any, settings: Settings, progress: Progress, run: str) -> RunContext:

@@ -150,7 +150,7 @@ class TrainResult(Record):
 
 
 class BestTrial(Record):
-    """The best trial of a search: what it set, and the validation value it reached."""
+    """The winner of a sweep: what it set, and the validation value of the weights that were released."""
 
     params: dict[str, JsonValue]
     value: float
@@ -164,6 +164,10 @@ class SweepResult(TrainResult):
     pruned: int
     failed: int = Field(description="trials that diverged or failed twice")
     best: BestTrial
+    comparison: str = Field(description="whether the winner can be told from the job's own values, in words")
+    lead: Interval | None = Field(
+        description="how much better the winner is than the job's own values, over the same seeds; null: not known"
+    )
     pareto: list[dict[str, JsonValue]] | None = Field(
         default=None,
         description="under a tradeoff the front, cheapest first: params, value, and latency_s, cost_worker_s or "

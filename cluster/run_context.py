@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cluster.store import Store
 
 DATA_JSON = "data.json"
+SEARCHED, FINALS_JSON = "search.json", "finals.json"
 WINNER, WINNER_DATA = "winner.yaml", "winner.json"
 
 

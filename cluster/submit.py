@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cluster.changes import refuse_changes
 from cluster.errors import HoneError, UsageError
 from cluster.fitting import counted, format_bytes
 from cluster.jobfile import job_hash
@@ -94,8 +95,8 @@ def submit_again(
     """
     from cluster import pipeline
 
-    pipeline.refuse_other_values(overrides)
     store = Store(settings.home)
+    refuse_changes(store, run, overrides)
     refuse_living(store, run)
     offer = checked_offer(head, settings)
     there = replace(settings, ray_address=head.address)

@@ -87,13 +87,14 @@ def result_lines(result: TrainResult, report: str, ui_command: str) -> list[str]
 
 
 def _search_lines(result: SweepResult) -> list[str]:
-    """Return what was searched, and what the best trial set."""
+    """Return what was searched, what the winner set, and how it compares with the job's own values."""
     set_to = ", ".join(
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in result.best.params.items()
     )
     ended = f"{result.trials} trials, {result.pruned} pruned, {result.failed} failed"
-    lines = [f"  search   {ended} (study {result.study})", f"           best {result.best.value:.4f}: {set_to}"]
+    lines = [f"  search   {ended} (study {result.study})", f"           winner {result.best.value:.4f}: {set_to}"]
+    lines.append(f"           {result.comparison}")
     for place, point in enumerate(result.pareto or ()):
         paid = ", ".join(f"{name} {amount:.3g}" for name, amount in point.items() if isinstance(amount, float))
         lines.append(f"  {'front' if place == 0 else '':<8} {paid}")

@@ -22,6 +22,7 @@ from pydantic import Field
 from cluster.errors import UsageError
 from cluster.records import Record
 from cluster.registry import Registry
+from cluster.run_context import FINALS_JSON, SEARCHED
 from cluster.runs import RUNS, find_run, reconciled_status, run_ids
 from cluster.store import Store
 from serving import endpoint as endpoints
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from cluster.session import Settings
     from serving.endpoint import Endpoint
 
-WINNER, DATA, RESULT, SEARCHED, JOB = "winner.yaml", "data.json", "result.json", "search.json", "job.yaml"
+WINNER, DATA, RESULT, JOB = "winner.yaml", "data.json", "result.json", "job.yaml"
 
 
 class Data(Record):
@@ -141,6 +142,7 @@ def _of_run(store: Store, run: str, job: dict[str, Any]) -> Lineage:
         return store.get_json(RUNS, run, name) if store.exists(RUNS, run, name) else {}
 
     data, result, searched = document(DATA), document(RESULT), document(SEARCHED)
+    best = document(FINALS_JSON).get("result", searched).get("best")
     parent: dict[str, Any] = job.get("parent") or {}
     sources: Any = job.get("data", {})
     names = sources.get("train", []) if isinstance(sources, dict) else sources
@@ -154,9 +156,7 @@ def _of_run(store: Store, run: str, job: dict[str, Any]) -> Lineage:
         else None,
         parent_run=parent.get("run"),
         parent_release=parent.get("release"),
-        trial=Trial(study=searched["study"], trials=searched["trials"], params=searched["best"]["params"])
-        if "best" in searched
-        else None,
+        trial=Trial(study=searched["study"], trials=searched["trials"], params=best["params"]) if best else None,
         release=result.get("release"),
         gate=(result.get("gate") or {}).get("decision"),
     )

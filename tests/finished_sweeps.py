@@ -85,7 +85,7 @@ def finished_sweep(
         job=job(**sweep),
         run="router-20260101-000000-abcd",
         searched={"best": {"value": 0.6}, "ended": "its trials were used up"},
-        finals={"winner": 9, "own": 0, "lead": None, "half_width": None} | (finals or {}),
+        finals={"winner": 9, "own": 0, "lead": None, "no_lead": "", "half_width": None} | (finals or {}),
         trials=told,
         final_runs=runs or [],
         curves=curves,

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import HoneError, StoreError
-from cluster.phases import read_phases
 from cluster.records import RunStatus, TrainedWeights
 from cluster.runs import read_status, stop_requested, write_status
 from cluster.train_spec import mode_of
@@ -24,8 +23,11 @@ from tuning import tradeoff
 from tuning.judge import FULL, PROGRESS, VALUE, Why, rungs
 from tuning.objective import RESULT, Arena
 from tuning.space import trial_job, unpacked
+from tuning.spent import Meter
+from tuning.storage_faults import FirstFault
 from tuning.table import Live, table_lines, trial_line
 from tuning.trials import (
+    CUT,
     TRIALS,
     Assigned,
     State,
@@ -56,15 +58,17 @@ Over = Literal["", "budget", "converged", "interrupted"]
 class Driver:
     """What the driver knows of the trials of one stage (``kind``: trials or finals), ``total`` in all."""
 
-    def __init__(self, ctx: RunContext, arena: Arena, kind: str, total: int) -> None:
+    def __init__(
+        self, ctx: RunContext, arena: Arena, kind: str, total: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.ctx, self.arena, self._kind, self._total = ctx, arena, kind, total
         self._live: dict[str, Live] = {}
         self._trials = read_trials(ctx.store, ctx.run, kind)
+        self.fault = FirstFault()
         self._over: Over = ""
         self._lock = threading.RLock()
-        self._began_s = time.monotonic()
         self._shown_s = 0.0
-        self._spent_s = sum(phase.took_s or 0.0 for phase in read_phases(ctx.store, ctx.run) if phase.stage == "search")
+        self._meter = Meter(ctx.store, ctx.run, clock)
 
     def __getstate__(self) -> dict[str, object]:
         """Nothing: Tune pickles its callbacks for a restore that is never asked for."""
@@ -96,6 +100,8 @@ class Driver:
     def started(self, assigned: Assigned) -> None:
         """Note that a trial trains, for the first or the second time."""
         with self._lock:
+            self._meter.tick(len(self._live))
+            self._trials = [trial for trial in self._trials if trial.name != assigned.name]  # a cut one goes on
             self._live[assigned.name] = Live(assigned, time.monotonic())
         self.show(at_once=True)
 
@@ -155,18 +161,21 @@ class Driver:
             return "diverged", "its validation loss was more than twice that of a guess"
         if verdict == "interrupted":
             return "interrupted", ""
-        return "pruned", "the search's time or money was used up" if verdict == "budget" else ""
+        return "pruned", CUT if verdict == "budget" else ""
 
     def _keep(self, record: TrialRecord) -> TrialRecord:
         ctx = self.ctx
         with self._lock:
+            self._meter.tick(len(self._live))
             self._live.pop(record.name, None)
+            self._keep_spent(at_once=True)
         if record.state == "interrupted":
             return record
         keep_trial(ctx.store, ctx.run, record)
         with self._lock:
             self._trials = [*(trial for trial in self._trials if trial.name != record.name), record]
-        drop_weights(ctx.store, ctx.run, [trial.name for trial in self._may_win()], self._trials)
+        ended = [trial for trial in self._trials if not trial.is_cut]
+        drop_weights(ctx.store, ctx.run, [trial.name for trial in self._may_win()], ended)
         self._track(record)
         ctx.progress.note(trial_line(record, self._line_facts()))
         self.show(at_once=True)
@@ -206,25 +215,28 @@ class Driver:
 
     def look(self) -> None:
         """End the search where its budget is used up or somebody asked for it."""
+        with self._lock:
+            self._meter.tick(len(self._live))
+            self._keep_spent()
         if stop_requested(self.ctx.store, self.ctx.run):
             self.end("interrupted")
         elif self._kind == TRIALS and self._is_spent():
             self.end("budget")
         self.show()
 
+    def _keep_spent(self, *, at_once: bool = False) -> None:
+        if self._kind == TRIALS:
+            self._meter.keep(at_once=at_once)
+
     def _is_spent(self) -> bool:
-        sweep, cluster = self._sweep, self.ctx.job.cluster
-        hours = (self._spent_s + time.monotonic() - self._began_s) / 3600
-        if sweep.max_hours is not None and hours > sweep.max_hours:
+        sweep, cluster, spent = self._sweep, self.ctx.job.cluster, self._meter.spent
+        if sweep.max_hours is not None and spent.search_s / 3600 > sweep.max_hours:
             return True
         if sweep.max_cost is None or not cluster.price_per_gpu_hour:
             return False
-        plan, now = self.ctx.plan(), time.monotonic()
-        with self._lock:
-            seconds = sum(now - live.began_s for live in self._live.values())
-            seconds += sum(trial.seconds for trial in self._trials)
+        plan = self.ctx.plan()
         gpus = (sweep.workers or plan.workers) * plan.gpus_per_worker
-        return seconds / 3600 * gpus * cluster.price_per_gpu_hour > sweep.max_cost
+        return spent.trials_s / 3600 * gpus * cluster.price_per_gpu_hour > sweep.max_cost
 
     def show(self, *, at_once: bool = False) -> None:
         """Redraw the table and publish how many trials are done."""

@@ -20,8 +20,9 @@ from ray.tune.search import Searcher
 
 from cluster.errors import RunFailed, RunStopped
 from cluster.jobfile import dump_job
+from cluster.records import BestTrial
 from cluster.resources import workers_together
-from cluster.run_context import WINNER, WINNER_DATA
+from cluster.run_context import FINALS_JSON, WINNER, WINNER_DATA
 from cluster.runs import RUNS, stop_requested
 from cluster.train_spec import mode_of
 from trainers.planning import capacity
@@ -30,10 +31,20 @@ from trainers.train import commit_weights
 from tuning.contest import Contender, Verdict, decide
 from tuning.driver import Driver
 from tuning.judge import Lenient
+from tuning.outcome import compared, no_lead
 from tuning.space import own_values, packed, sweep_of, trial_job
 from tuning.sweep import arena_of, search_winners, winner_data
 from tuning.tradeoff import paid
-from tuning.trials import FINALS, Assigned, TrialRecord, best_trials, drop_weights, read_trials, trial_place
+from tuning.trials import (
+    FINALS,
+    Assigned,
+    TrialRecord,
+    best_trials,
+    drop_weights,
+    forget_trial,
+    read_trials,
+    trial_place,
+)
 from tuning.tuner import drive
 
 if TYPE_CHECKING:
@@ -43,7 +54,6 @@ if TYPE_CHECKING:
     from tuning.objective import Arena
 
 SEEDS = 2
-FINALS_JSON = "finals.json"
 
 
 class Listed(Searcher):
@@ -83,9 +93,9 @@ def run(ctx: RunContext) -> None:
         winner, verdict, runs = chosen[0], None, []
     else:
         arena = arena_of(ctx, job_of_finals(ctx.job, capacity(ctx.settings), _batch_sizes(ctx.job, chosen)))
-        winner, verdict, runs = _contested(ctx, arena, trials, chosen)
+        winner, verdict, runs = contested(ctx, arena, trials, chosen)
     _settle(ctx, arena, winner)
-    ctx.store.put_json(_told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
+    ctx.store.put_json(told(ctx.job, winner, verdict, runs, trials), RUNS, ctx.run, FINALS_JSON)
     assert winner.trained is not None, "a complete trial has its training's record"
     directory = trial_place(ctx.store, ctx.run, winner.name)
     commit_weights(ctx, directory, winner.trained)
@@ -112,7 +122,7 @@ def _batch_sizes(job: JobSpec, chosen: list[TrialRecord]) -> list[int]:
     return [trial_job(job, _packed(trial.values)).train.batch_size for trial in chosen for _ in seeds]
 
 
-def _contested(
+def contested(
     ctx: RunContext, arena: Arena, trials: list[TrialRecord], chosen: list[TrialRecord]
 ) -> tuple[TrialRecord, Verdict, list[TrialRecord]]:
     """Train the finalists with other seeds, and return the winner's best training, the verdict and all trainings."""
@@ -122,6 +132,7 @@ def _contested(
         for trial in chosen
         for seed in _seeds(ctx.job)
     ]
+    _forget_failed(ctx)
     ended = {record.name for record in read_trials(ctx.store, ctx.run, FINALS)}
     missing = [assigned for assigned in wanted if assigned.name not in ended]
     if missing:
@@ -133,12 +144,27 @@ def _contested(
     runs = read_trials(ctx.store, ctx.run, FINALS)
     whole = _contenders(runs, len(wanted) // len(chosen))
     if not whole:
-        raise RunFailed(f"no finalist could be trained again: {runs[-1].why}", "look at the causes in the table")
+        raise RunFailed(*_none_whole(runs, ctx.run))
     own = own_trial(ctx.job, trials)
     give_up = sweep.tradeoff.give_up if sweep.tradeoff else None
     verdict = decide(whole, mode, own.number if own else None, give_up)
     of_winner = [record for record in runs if record.number == verdict.winner]
     return best_trials(of_winner, mode, 1, ("complete",))[0], verdict, runs
+
+
+def _forget_failed(ctx: RunContext) -> None:
+    """Let finals that failed in an earlier session be trained again; those that diverged would diverge again."""
+    for record in read_trials(ctx.store, ctx.run, FINALS):
+        if record.state == "failed":
+            forget_trial(ctx.store, ctx.run, record.name)
+
+
+def _none_whole(runs: list[TrialRecord], run: str) -> tuple[str, str]:
+    """Return why no finalist can win, and what to do."""
+    failed = [record for record in runs if record.state == "failed"]
+    what = f"no finalist could be trained again: {(failed or runs)[-1].why}"
+    again = f"mend the cause, then train again what failed: hone resume {run}"
+    return what, again if failed else "look at the causes in the table; `hone sweep` begins anew"
 
 
 def _what(chosen: list[TrialRecord], num_seeds: int) -> str:
@@ -202,20 +228,31 @@ def _settle(ctx: RunContext, arena: Arena, winner: TrialRecord) -> None:
     ctx.registry.log_params(ctx.run, {f"winner.{key}": value for key, value in winner.values.items()})
 
 
-def _told(
+def told(
     job: JobSpec,
     winner: TrialRecord,
     verdict: Verdict | None,
     runs: list[TrialRecord],
     trials: list[TrialRecord],
 ) -> dict[str, Any]:
-    """Return what the report says of the finals."""
+    """Return what the report says of the finals, and below ``result`` what the run's result does."""
     own = own_trial(job, trials)
-    return {
+    lead = verdict.lead if verdict else None
+    found: dict[str, Any] = {
         "winner": winner.number,
         "weights": winner.name,
         "own": None if own is None else own.number,
         "half_width": verdict.half_width if verdict else None,
-        "lead": verdict.lead if verdict else None,
+        "lead": lead,
+        "no_lead": "" if lead else no_lead(sweep_of(job), own, runs),
         "runs": [record.model_dump(mode="json") for record in runs],
     }
+    _, said, why = compared(job, found, trials)
+    assert winner.value is not None, "a complete trial has a value"
+    best = BestTrial(params=winner.values, value=winner.value)
+    found["result"] = {
+        "best": best.model_dump(mode="json"),
+        "comparison": f"{said} {why}",
+        "lead": dict(zip(("value", "low", "high"), lead, strict=True)) if lead else None,
+    }
+    return found

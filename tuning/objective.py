@@ -204,7 +204,7 @@ class Reporter(Recorder):
         exploded = not record.metrics["loss"] <= self._explodes_at
         report = _report(self._value, progress_of(record.step, self._steps)) | {EXPLODED: exploded}
         tune.report(report)
-        if record.step < self._steps and self._verdicts.read(self._name) not in (None, "interrupted"):
+        if record.step < self._steps and self._verdicts.read(self._name) in ("pruned", "diverged"):
             raise _Stopped
 
 

@@ -16,7 +16,8 @@ from cluster.charts import Bar, bars
 from cluster.jobfile import stored_job
 from cluster.pages import Cell, Section, Tile, Tone, badge, banner, element, facts, joined, page, table, tiles
 from cluster.phases import duration
-from cluster.pipeline import SEARCHED, SWEEP_PAGE
+from cluster.pipeline import SWEEP_PAGE
+from cluster.run_context import FINALS_JSON, SEARCHED
 from cluster.runs import RUNS
 from cluster.sweep_spec import Choice, Dimension, Range
 from cluster.train_spec import is_lower_better, mode_of
@@ -93,7 +94,7 @@ def finished_sweep(ctx: RunContext) -> FinishedSweep:
         job=job,
         run=ctx.run,
         searched=ctx.store.get_json(RUNS, ctx.run, SEARCHED),
-        finals=ctx.store.get_json(RUNS, ctx.run, "finals.json"),
+        finals=ctx.store.get_json(RUNS, ctx.run, FINALS_JSON),
         trials=trials,
         final_runs=read_trials(ctx.store, ctx.run, FINALS),
         curves=curves,
@@ -124,7 +125,7 @@ def sweep_page(done: FinishedSweep) -> str:
 def _head(done: FinishedSweep) -> Markup:
     sweep = done.job.sweep
     assert sweep is not None, "a job with a sweep block"
-    tone, said, more = compared(done)
+    tone, said, more = compared(done.job, done.finals, done.trials)
     pruned = sum(trial.state == "pruned" for trial in done.trials)
     failed = sum(trial.state in ("diverged", "failed") for trial in done.trials)
     seconds = sum(trial.seconds for trial in done.trials)

@@ -112,6 +112,12 @@ def take_back(study: optuna.Study) -> list[int]:
     return [trial.number for trial in left]
 
 
+def close(study: optuna.Study) -> None:
+    """Mark the trials that a budget cut as pruned: the search is over, and nobody goes on with them."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.PRUNED)
+
+
 def supersede(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> None:
     """Mark a trial as one that counts for nothing, because its values are tried in another one."""
     study._storage.set_trial_user_attr(trial._trial_id, SUPERSEDED, True)  # pyright: ignore[reportPrivateUsage]
@@ -247,7 +253,7 @@ class StudySearch(OptunaSearch):
             trial.report(result[VALUE], result[PROGRESS])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study how a trial ended; one that was interrupted stays open for the next session to take back."""
+        """Tell the study how a trial ended; one that was interrupted or cut stays open for a session that goes on."""
         ending = Ending(TrialState.FAIL) if error else self._ending(self._assigned[trial_id], result or {})
         if ending is not None:
             study = self._ot_trials[trial_id].study

@@ -7,27 +7,29 @@ what is missing. What cannot work was refused before the run existed (``tuning.r
 
 from __future__ import annotations
 
-from math import exp, log
+from math import log
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import TrialState
-
 from cluster.errors import RunFailed, RunStopped
-from cluster.pipeline import SEARCHED
+from cluster.run_context import SEARCHED
 from cluster.runs import stop_requested
 from cluster.train_spec import mode_of
 from trainers.loop import steps_between
 from trainers.planning import capacity
 from tuning import tradeoff
 from tuning.bases import known_base, vocabulary_size
+from tuning.convergence import unjudged, warning
 from tuning.driver import Driver
+from tuning.endings import penalty, study_ending, traded_ending
 from tuning.judge import judge_of
 from tuning.objective import Arena, shape_key
 from tuning.readiness import variants
 from tuning.space import sweep_of, wanted
+from tuning.storage_faults import storage_faults_named
 from tuning.study import (
     Ending,
     StudySearch,
+    close,
     counted,
     directory_of,
     has_converged,
@@ -54,24 +56,25 @@ ENDED_BY = {
     "converged": "no better value was to be expected",
     "interrupted": "it was stopped",
 }
-WORST_SCORE = -1.0
-"""The value of a trial that diverged, where scores lie in 0..1."""
 
 
 def run(ctx: RunContext) -> None:
     """Run the missing trials and leave ``runs/RUN/search.json``.
 
-    Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything.
+    Raises RunStopped where the user interrupted it, RunFailed where no trial was worth anything, StoreError with the
+    way on where the study or the store was lost.
     """
     arena = arena_of(ctx, ctx.job.of_trials())
-    with open_study(ctx.job, ctx.run, ctx.settings, mode_of(ctx.job.train.best_by)) as study:
-        take_back(study)
+    mode = mode_of(ctx.job.train.best_by)
+    with storage_faults_named(ctx.run), open_study(ctx.job, ctx.run, ctx.settings, mode) as study:
         missing = wanted(ctx.job) - len(counted(study))
         ended = _search(ctx, arena, study, missing) if missing > 0 else ENDED_BY[""]
-    if stop_requested(ctx.store, ctx.run):
-        raise RunStopped("stopped, as asked; trials that were running go on later", f"hone resume {ctx.run}")
-    trials = read_trials(ctx.store, ctx.run)
-    ctx.store.put_json(summary(ctx, trials) | {"ended": ended}, "runs", ctx.run, SEARCHED)
+        if stop_requested(ctx.store, ctx.run):
+            raise RunStopped("stopped, as asked; trials that were running go on later", f"hone resume {ctx.run}")
+        found = summary(ctx, read_trials(ctx.store, ctx.run))
+        close(study)
+        ended = "; ".join(filter(None, (ended, unjudged(sweep_of(ctx.job), study))))
+    ctx.store.put_json(found | {"ended": ended}, "runs", ctx.run, SEARCHED)
 
 
 def arena_of(ctx: RunContext, job: JobSpec) -> Arena:
@@ -110,6 +113,10 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
     job, mode = ctx.job, mode_of(ctx.job.train.best_by)
     sweep = sweep_of(job)
     driver = Driver(ctx, arena, TRIALS, wanted(job))
+    driver.look()
+    if driver.is_over():
+        return ENDED_BY[driver.why_over]
+    take_back(study)
     judge = judge_of(sweep, job.train, arena.verdicts, mode)
     for trial in counted(study):
         judge.remember(directory_of(trial), trial.intermediate_values)
@@ -135,6 +142,8 @@ def _search(ctx: RunContext, arena: Arena, study: optuna.Study, missing: int) ->
     plan = ctx.plan()
     if sweep.prune != "none" and steps_between(job.train.eval_every, plan.steps_per_epoch) >= plan.steps:
         ctx.progress.say("search: trials are scored at their end only, so none can be pruned: lower train.eval_every")
+    if cannot_end := warning(sweep, wanted(job)):
+        ctx.progress.say(f"search: {cannot_end}")
     drive(driver, searcher, judge, missing)
     return ENDED_BY[driver.why_over]
 
@@ -146,48 +155,12 @@ def is_over(driver: Driver, study: optuna.Study, sweep: SweepSpec) -> bool:
     return driver.is_over()
 
 
-def study_ending(record: TrialRecord, worst: float) -> Ending | None:
-    """Return how the study is told of a trial: divergence as a value worse than any real one, an interruption not."""
-    match record.state:
-        case "complete":
-            return Ending(TrialState.COMPLETE, record.value, next(iter(record.against.values()), None))
-        case "pruned":
-            return Ending(TrialState.PRUNED)
-        case "diverged":
-            return Ending(TrialState.COMPLETE, worst)
-        case "failed":
-            return Ending(TrialState.FAIL)
-        case "interrupted":
-            return None
-
-
-def traded_ending(record: TrialRecord, worst: float, most_paid: float | None) -> Ending | None:
-    """Return the same where a trial has two values: one that diverged pays the most that any other paid.
-
-    So it stays off the front. Before any other has finished no price can be named, and it is a failure.
-    """
-    if record.state != "diverged":
-        return study_ending(record, worst)
-    return Ending(TrialState.FAIL) if most_paid is None else Ending(TrialState.COMPLETE, worst, most_paid)
-
-
-def penalty(job: JobSpec, arena: Arena) -> float:
-    """Return a finite value that is worse than any trial's real one: those beyond ``explodes_at`` count as diverged."""
-    match job.train.best_by:
-        case "loss":
-            return arena.explodes_at
-        case "perplexity":
-            return exp(arena.explodes_at)
-        case _:
-            return WORST_SCORE
-
-
 def summary(ctx: RunContext, trials: list[TrialRecord]) -> dict[str, Any]:
     """Return what the search found, for the result's JSON. Raises RunFailed where nothing was worth anything."""
     mode, traded = mode_of(ctx.job.train.best_by), sweep_of(ctx.job).tradeoff
     best = search_winners(sweep_of(ctx.job), trials, mode, 1) or best_trials(trials, mode, 1, ("pruned",))
     if not best:
-        raise RunFailed(*nothing_found(trials))
+        raise RunFailed(*nothing_found(trials, ctx.run))
     return {
         "study": ctx.run,
         "trials": len(trials),
@@ -209,12 +182,13 @@ def search_winners(sweep: SweepSpec, trials: list[TrialRecord], mode: str, most:
     return best_trials(trials, mode, most, ("complete",))
 
 
-def nothing_found(trials: list[TrialRecord]) -> tuple[str, str]:
+def nothing_found(trials: list[TrialRecord], run: str) -> tuple[str, str]:
     """Return why no trial can win, and what to change."""
     diverged = [trial for trial in trials if trial.state == "diverged"]
     failed = [trial for trial in trials if trial.state == "failed"]
-    if not trials:
-        return "no trial has ended", "raise sweep.max_hours or sweep.max_cost and resume"
+    if not trials or any(trial.is_cut for trial in trials):
+        more = f"give it more: hone resume {run} --set sweep.max_hours=HOURS (or sweep.max_cost=USD)"
+        return "the search's time or money was used up before any trial was worth anything", more
     what = f"of {len(trials)} trials {len(diverged)} diverged and {len(failed)} failed, none can win"
     if diverged:
         return f"{what}: {diverged[-1].why}", "lower the learning rates in sweep.space"

@@ -17,11 +17,13 @@ from cluster.runs import RUNS
 from cluster.store import Store
 from trainers.checkpoint import drop_checkpoints
 from trainers.recorder import read_growing
+from trainers.train_worker import OUTCOME
 from tuning.space import Plain
 
 TRIALS, FINALS = "trials", "finals"
 TRIAL = "trial.json"
 State = Literal["complete", "pruned", "diverged", "failed", "interrupted"]
+CUT = "the search's time or money was used up"
 ENDED: tuple[State, ...] = ("complete", "pruned", "diverged", "failed")
 
 
@@ -55,10 +57,21 @@ class TrialRecord(Record):
     why: str = ""
     trained: TrainedWeights | None = Field(default=None, description="the training's own record where it finished")
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the search's budget ended it, and it goes on if the search is given more."""
+        return self.state == "pruned" and self.why == CUT
+
 
 def keep_trial(store: Store, run: str, record: TrialRecord) -> None:
     """Write a trial's record down."""
     store.put_json(record.model_dump(mode="json"), RUNS, run, record.name, TRIAL)
+
+
+def forget_trial(store: Store, run: str, name: str) -> None:
+    """Remove how a trial ended, so that it can be trained again."""
+    for part in (OUTCOME, TRIAL):
+        store.remove(RUNS, run, name, part)
 
 
 def read_trials(store: Store, run: str, kind: str = TRIALS) -> list[TrialRecord]:

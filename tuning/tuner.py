@@ -10,11 +10,14 @@ from __future__ import annotations
 import shutil
 import threading
 import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
+from ray.tune.search import Searcher
 
 from cluster.errors import StoreError
 from cluster.runs import request_stop
@@ -23,12 +26,11 @@ from cluster.stopping import stop_on_signal
 from trainers.train import in_thread, ray_directory
 from tuning.driver import Driver
 from tuning.judge import Judge
-from tuning.objective import Arena, run_trial
+from tuning.objective import run_trial
+from tuning.storage_faults import FirstFault, storage_faults_named
 from tuning.trials import Assigned
 
 if TYPE_CHECKING:
-    from ray.tune.search import Searcher
-
     from cluster.records import Plan
     from cluster.run_context import RunContext
 
@@ -45,6 +47,39 @@ QUIET_TUNE = {
 }
 
 
+class Guarded(Searcher):
+    """A searcher whose errors end the search, in the thread that waits for it; after one nothing is asked or told."""
+
+    def __init__(self, searcher: Searcher, fault: FirstFault) -> None:
+        super().__init__(searcher.metric, searcher.mode)
+        self._searcher, self._fault = searcher, fault
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return what the searcher suggests."""
+        if not self._fault.happened:
+            with self._fault.kept():
+                return self._searcher.suggest(trial_id)
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Hand on a report."""
+        if not self._fault.happened:
+            with self._fault.kept():
+                self._searcher.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Hand on how a trial ended."""
+        if not self._fault.happened:
+            with self._fault.kept():
+                self._searcher.on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the study is in its storage already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see ``save``."""
+
+
 class Callbacks(tune.Callback):
     """Tune's events, handed to the driver."""
 
@@ -53,50 +88,73 @@ class Callbacks(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         """A trial trains."""
-        self._driver.started(Assigned(**trial.config))
+        self._tell(self._driver.started, Assigned(**trial.config))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_info: Any
     ) -> None:
         """A trial reported."""
-        self._driver.reported(Assigned(**trial.config), result)
+        self._tell(self._driver.reported, Assigned(**trial.config), result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:
         """A trial failed for good."""
-        self._driver.failed(Assigned(**trial.config), trial.get_pickled_error())
+        self._tell(self._driver.failed, Assigned(**trial.config), trial.get_pickled_error())
+
+    def _tell(self, event: Callable[..., None], *about: object) -> None:
+        fault = self._driver.fault
+        if not fault.happened:
+            with fault.kept():
+                event(*about)
 
 
 def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None:
-    """Run that many trials to their end; returns early, with what there is, where the search is over before."""
-    ctx, arena = driver.ctx, driver.arena
+    """Run that many trials to their end; returns early, with what there is, where the search is over before.
+
+    Raises StoreError where the study or the store failed, in a handler of Tune's or beside it: trials that were
+    running go on from their newest checkpoints at a resume.
+    """
+    ctx, fault = driver.ctx, driver.fault
     attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(LOOK_EVERY_S if ctx.store.is_local else LOOK_REMOTE_EVERY_S):
-            try:
-                driver.look()
-            except StoreError:
-                if ctx.store.is_local:
-                    raise  # storage far away may be back the next time
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    with environment(QUIET_TUNE), stop_on_signal(partial(_ask_to_stop, ctx)):
-        watcher.start()
+    with storage_faults_named(ctx.run), environment(QUIET_TUNE), stop_on_signal(partial(_ask_to_stop, ctx)):
         try:
-            tuner = _tuner(driver, arena, searcher, judge, trials, attempt, ray_directory(ctx.store))
-            in_thread(tuner.fit)
-        finally:
-            stop.set()
-            watcher.join()
+            with _watched(driver):
+                guarded = Guarded(searcher, fault)
+                tuner = _tuner(driver, guarded, judge, trials, attempt, ray_directory(ctx.store))
+                in_thread(tuner.fit, fault.raise_it)
+            fault.raise_it()
             driver.show(at_once=True)
+        except BaseException as error:
+            fault.keep(error)  # Tune's thread lives on until its Ray ends, which fails every trial
+            raise
+        finally:
             ctx.progress.close()
             shutil.rmtree(Path(ray_directory(ctx.store), attempt), ignore_errors=True)
 
 
-def _tuner(
-    driver: Driver, arena: Arena, searcher: Searcher, judge: Judge, trials: int, attempt: str, storage: str
-) -> tune.Tuner:
+@contextmanager
+def _watched(driver: Driver) -> Generator[None]:
+    """Let the driver look about every so often beside the block; what it cannot look at ends the search.
+
+    Storage far away may be back the next time.
+    """
+    store, stop = driver.ctx.store, threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(LOOK_EVERY_S if store.is_local else LOOK_REMOTE_EVERY_S):
+            with driver.fault.kept(), nullcontext() if store.is_local else suppress(StoreError):
+                driver.look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _tuner(driver: Driver, searcher: Searcher, judge: Judge, trials: int, attempt: str, storage: str) -> tune.Tuner:
+    arena = driver.arena
     trainable = tune.with_resources(tune.with_parameters(run_trial, arena=arena), resources_of(arena.plan(arena.job)))
     return tune.Tuner(
         trainable,

@@ -61,7 +61,8 @@ STATUS = """{"run": "router-20260301-120000-abcd", "stage": "train", "state": "r
  "steps": 30, "metrics": {"loss": 1.5}, "eta_s": 12.5}"""
 
 SWEEP = f"""{TRAIN.rstrip()[:-1]}, "study": "router-20260301-120000-abcd", "trials": 12, "pruned": 5, "failed": 1,
- "best": {{"params": {{"train.learning_rate": 0.001, "base": "org/a"}}, "value": 0.5}}}}"""
+ "best": {{"params": {{"train.learning_rate": 0.001, "base": "org/a"}}, "value": 0.5}},
+ "comparison": "Trial 9 won and beats the job's own values.", "lead": {INTERVAL}}}"""
 
 TRADED = f"""{SWEEP.rstrip()[:-1]}, "pareto": [
  {{"params": {{"base": "org/small"}}, "value": 0.7, "latency_s": 0.001}},

@@ -94,7 +94,7 @@ def test_a_sweep_prunes_and_its_best_trial_is_released(
     job = job_file(tmp_path, tiny_base, tickets, {"finalists": 1, "grace": 0.2, "space": CLEAR})
     code, result, err = swept(capsys, job)
     assert code == 0, err
-    assert set(result) == TRAIN_KEYS | {"study", "trials", "pruned", "failed", "best"}
+    assert set(result) == TRAIN_KEYS | {"study", "trials", "pruned", "failed", "best", "comparison", "lead"}
     assert (result["study"], result["trials"], result["failed"]) == (result["run"], 4, 0)
     assert result["pruned"] >= 1, "2e-5 cannot keep up with 3e-3"
     assert set(result["best"]["params"]) == set(SPACE)
@@ -189,6 +189,13 @@ def test_where_every_trial_diverges_nothing_is_registered(
     assert main(["evaluate", "tickets@1", "--data", str(tickets)]) == 2
     study = optuna.load_study(study_name=run.name, storage=f"sqlite:///{home}/optuna.db")
     assert all(trial.value is not None and 5 < trial.value < 50 for trial in study.trials), "a finite penalty"
+    client = MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db")
+    experiment = client.get_experiment_by_name("tickets")
+    assert experiment is not None
+    children = client.search_runs([experiment.experiment_id], "tags.`hone.state` = 'diverged'")
+    assert {child.info.run_name for child in children} == {"trials/0", "trials/1", "trials/2"}
+    assert {child.info.status for child in children} == {"FAILED"}
+    assert all(child.data.tags["hone.why"] for child in children)
 
 
 def test_a_space_over_bases_and_methods_trains_each_on_its_own_data(

@@ -23,6 +23,8 @@ def test_a_release_is_followed_from_its_data_to_its_child(tmp_path: Path) -> Non
     made.store.put_text(child, "runs", CHILD, "job.yaml")
     searched = {"study": "s", "trials": 4, "best": {"params": {"train.epochs": 2}, "value": 0.7}}
     made.store.put_json(searched, "runs", RUN, "search.json")
+    won = {"best": {"params": {"train.epochs": 3}, "value": 0.6}}
+    made.store.put_json({"result": won}, "runs", RUN, "finals.json")
     for run in (RUN, CHILD):
         result = {"release": made.store.path("runs", run, "release"), "gate": {"decision": "accept"}}
         made.store.put_json(result, "runs", run, "result.json")
@@ -38,7 +40,7 @@ def test_a_release_is_followed_from_its_data_to_its_child(tmp_path: Path) -> Non
     assert found.data is not None
     assert (found.data.hash, found.data.sources) == ("d" * 64, ["/d/tickets.jsonl"])
     assert found.trial is not None
-    assert found.trial.params == {"train.epochs": 2}
+    assert found.trial.params == {"train.epochs": 3}, "the winner of the finals, not of the search"
     counts = [(row.arm, row.experiment, row.exposures, row.outcomes, row.corrections) for row in found.served]
     assert counts == [("first", None, 2, 1, 1)], "by what the arm served then"
     (grown,) = found.children

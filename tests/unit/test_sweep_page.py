@@ -36,7 +36,7 @@ def test_the_page_shows_every_part_and_fetches_and_runs_nothing() -> None:
     [
         ({"lead": [0.1, 0.05, 0.15]}, "beats"),
         ({"lead": [0.1, -0.05, 0.25]}, "cannot be told"),
-        ({"lead": None}, "not known"),
+        ({"lead": None, "no_lead": "It diverged."}, "not known. It diverged."),
         ({"winner": 0}, "own values won"),
         ({"own": None}, "outside the space"),
     ],
@@ -44,7 +44,8 @@ def test_the_page_shows_every_part_and_fetches_and_runs_nothing() -> None:
 def test_the_page_says_whether_the_winner_can_be_told_from_the_jobs_own_values(
     finals: dict[str, Any], said: str
 ) -> None:
-    assert said in " ".join(compared(finished_sweep(finals)))
+    done = finished_sweep(finals)
+    assert said in " ".join(compared(done.job, done.finals, done.trials))
 
 
 def test_the_table_names_each_trials_state_and_the_best_that_ran_its_full_budget() -> None:
@@ -87,7 +88,8 @@ def test_under_a_tradeoff_the_page_shows_the_front_and_the_table_what_each_trial
 
 
 def test_under_a_tradeoff_the_jobs_own_values_may_win_for_their_price() -> None:
-    assert compared(finished_sweep({"winner": 0}, told=traded_trials(), **TRADED)) == (
+    done = finished_sweep({"winner": 0}, told=traded_trials(), **TRADED)
+    assert compared(done.job, done.finals, done.trials) == (
         "note",
         "The job's own values won.",
         "They are the cheapest of those at most 0.1 loss behind the best.",

@@ -23,12 +23,13 @@ from cluster.store import Store
 from tests.finished_runs import history, trained
 from tests.finished_sweeps import TRADED, job, trial
 from tuning.driver import Driver
+from tuning.endings import penalty, study_ending, traded_ending
 from tuning.judge import FULL, PROGRESS, VALUE
 from tuning.objective import RESULT, Arena, evaluations, progress_of
 from tuning.readiness import variants
 from tuning.study import CONVERGED_AFTER, Ending
-from tuning.sweep import ENDED_BY, is_over, penalty, study_ending, traded_ending
-from tuning.trials import TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_place
+from tuning.sweep import ENDED_BY, is_over, nothing_found
+from tuning.trials import CUT, TRIALS, Assigned, drop_weights, keep_trial, read_trials, trial_place
 
 RUN = "router-20260101-000000-abcd"
 
@@ -123,7 +124,7 @@ def test_each_last_report_becomes_the_record_that_the_study_is_told(driver: Driv
     assert [ending and (ending.state.name, ending.value) for ending in endings] == [
         ("COMPLETE", whole.best_value),
         ("PRUNED", None),
-        ("PRUNED", None),
+        None,
         ("FAIL", None),
         ("COMPLETE", worst),
         ("COMPLETE", worst),
@@ -198,19 +199,85 @@ class Planned(RunContext):
         return Plan.model_construct(workers=4, gpus_per_worker=1.0)
 
 
-def test_a_search_whose_money_is_used_up_ends_and_pays_for_the_workers_that_trials_have(tmp_path: Path) -> None:
+def priced(tmp_path: Path, clock: Clock, **sweep: Any) -> Driver:
+    """A driver of a search whose trials take one GPU, a minute of which costs a dollar."""
     settings = Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
-    priced = {"price_per_gpu_hour": 60.0}  # a minute of one GPU costs a dollar, and that is what each trial took
-    plain = job(workers=1).model_dump() | {"cluster": priced}
-    of = JobSpec.model_validate(plain | {"sweep": plain["sweep"] | {"max_cost": 2.5}})
+    plain = job(workers=1).model_dump() | {"cluster": {"price_per_gpu_hour": 60.0}}
+    of = JobSpec.model_validate(plain | {"sweep": plain["sweep"] | sweep})
     ctx = Planned(RUN, of, settings, Store(str(tmp_path)), Untracked(), Progress(io.StringIO()))  # pyright: ignore
-    for number, why in ((1, ""), (2, ""), (3, "budget")):
-        keep_trial(ctx.store, RUN, trial(number, 2.0))
-        driver = Driver(ctx, arena(str(tmp_path)), TRIALS, 12)
-        driver.started(assigned(0))
+    return Driver(ctx, arena(str(tmp_path)), TRIALS, 12, clock)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_searchs_money_pays_for_each_trial_with_the_workers_that_trials_have(tmp_path: Path) -> None:
+    clock = Clock()
+    driver = priced(tmp_path, clock, max_cost=2.5)
+    driver.started(assigned(0))
+    driver.started(assigned(1))
+    for now_s, why in ((60.0, ""), (80.0, "budget")):
+        clock.now_s = now_s
         driver.look()
         assert driver.why_over == why
     assert driver.arena.verdicts.read("trials/0") == "budget"
+
+
+def test_attempts_that_failed_and_trials_that_were_interrupted_have_cost_what_they_took(tmp_path: Path) -> None:
+    clock = Clock()
+    driver = priced(tmp_path, clock, max_cost=2.5)
+    driver.started(assigned(0))
+    clock.now_s = 60.0
+    driver.started(assigned(0))  # the second attempt
+    clock.now_s = 120.0
+    driver.arena.verdicts.tell("trials/0", "interrupted")
+    ended(driver, 0, 167, 2.0, step=100, steps=600)
+    assert read_trials(driver.ctx.store, RUN) == []
+    again = priced(tmp_path, clock, max_cost=2.5)
+    again.look()
+    assert not again.is_over()
+    again.started(assigned(0))
+    clock.now_s = 160.0
+    again.look()
+    assert again.why_over == "budget"
+
+
+def test_the_hours_of_a_killed_session_count(tmp_path: Path) -> None:
+    clock = Clock()
+    for session, why in ((1, ""), (2, ""), (3, "budget")):
+        driver = priced(tmp_path, clock, max_hours=1.25)
+        clock.now_s += 1800.0
+        driver.look()
+        assert driver.why_over == why, session
+    spent = driver.ctx.store.get_json("runs", RUN, "spent.json")
+    assert spent == {"search_s": 5400.0, "trials_s": 0.0}, "nothing ended, and it is written down"
+
+
+def test_a_trial_that_the_budget_cut_keeps_its_checkpoint_and_is_there_again_when_it_goes_on(driver: Driver) -> None:
+    directory = Path(trial_place(driver.ctx.store, RUN, "trials/0"))
+    for number in (0, 1):
+        (directory.parent / str(number) / "step-00000020").mkdir(parents=True)
+    driver.arena.verdicts.tell("trials/0", "budget")
+    driver.arena.verdicts.tell("trials/1", "pruned")
+    assert ended(driver, 0, 167, 2.0, step=100, steps=600).is_cut
+    assert not ended(driver, 1, 167, 2.0, step=100, steps=600).is_cut
+    assert [path.parent.name for path in directory.parent.glob("*/step-*")] == ["0"]
+
+
+def test_where_the_budget_ended_every_trial_more_of_it_is_the_way_on() -> None:
+    cut = trial(0, None, "pruned").model_copy(update={"why": CUT})
+    for trials in ([], [cut], [cut, trial(10, None, "diverged")]):
+        what, remedy = nothing_found(trials, RUN)
+        assert "time or money was used up" in what
+        assert f"hone resume {RUN} --set sweep.max_hours=" in remedy
+    assert "diverged" in nothing_found([trial(10, None, "diverged")], RUN)[0]
 
 
 def test_every_shape_of_data_and_method_in_the_space_is_planned_beforehand() -> None:

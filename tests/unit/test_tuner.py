@@ -1,108 +1,218 @@
-"""What Tune reserves for a trial is what the trial's own plan takes, whatever workers the job asks for."""
+"""A search whose storage fails ends with an error that says how to go on, wherever the storage failed."""
 
 from __future__ import annotations
 
+import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from optuna.exceptions import StorageInternalError
+from ray.tune.error import TuneError
+from ray.tune.search import Searcher
+from sqlalchemy.exc import OperationalError
 
-from cluster.capacity import Capacity, NodeCapacity
-from cluster.fitting import Footprint, JobFacts, Layout
-from cluster.records import Plan
-from cluster.resources import make_plan, trials_at_once, workers_together
-from cluster.spec import ClusterSpec, JobSpec
-from tuning import objective
-from tuning.finals import job_of_finals
-from tuning.objective import Arena
-from tuning.space import trial_job
-from tuning.tuner import resources_of
+from cluster.errors import RunStopped, StoreError
+from cluster.progress import Progress
+from cluster.run_context import RunContext
+from cluster.runs import request_stop
+from cluster.session import Settings
+from cluster.store import Store
+from tests.finished_sweeps import job
+from tests.unit.test_trials import RUN, Untracked, arena, assigned
+from tuning import tuner
+from tuning.driver import Driver
+from tuning.judge import Lenient
+from tuning.storage_faults import storage_faults_named
+from tuning.trials import TRIALS, read_trials
 
-GIB = 2**30
-
-
-def job(asked: object, **sweep: Any) -> JobSpec:
-    block = {"space": {"train.batch_size": "choice(2, 8)"}, "trials": 6, **sweep}
-    cluster = {"workers": asked}
-    return JobSpec.model_validate({"name": "a", "base": "b", "data": "c", "cluster": cluster, "sweep": block})
-
-
-def machine(cpus: int, gpus: int = 0) -> Capacity:
-    return Capacity((NodeCapacity("n", cpus, gpus, 64 * GIB, gpu_memory_bytes=80 * GIB if gpus else None),))
-
-
-def planned(of: JobSpec, found: Capacity, at_once: int) -> Plan:
-    """A plan of 64 short rows of a model that fits everywhere."""
-
-    def memory(layout: Layout) -> Footprint:
-        return Footprint({"weights": 10**6})
-
-    facts = JobFacts(np.full(64, 10, np.int32), np.full(64, 2, np.int32), 10**6, 10**6, memory, "")
-    return make_plan(of.train, of.cluster, facts, found, at_once=at_once)
+LOST = OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly\n\tThis means that"))
+LOCKED = OperationalError("INSERT INTO trials", {}, Exception("database is locked"))
+FULL = OSError(28, "No space left on device", "/home/x/.hone/runs/trial.json")
 
 
-def arena(of: JobSpec, found: Capacity, monkeypatch: pytest.MonkeyPatch, home: Path) -> Arena:
-    """What the trials of a job share, whose plans are made without a data set."""
-    assert of.sweep is not None
-    monkeypatch.setattr(objective.Arena, "plan", lambda self, job: planned(job, self.capacity, self.at_once))
-    return Arena("r", str(home), of, {}, found, trials_at_once(of.cluster, of.sweep, found), 12.0)
+class Failing(Searcher):
+    """A searcher that raises in the handlers it was told to."""
+
+    def __init__(self, **errors: Exception) -> None:
+        super().__init__()
+        self.errors = errors
+        self.called: list[str] = []
+
+    def _do(self, name: str) -> None:
+        self.called.append(name)
+        if name in self.errors:
+            raise self.errors[name]
+
+    def suggest(self, trial_id: str) -> Any:
+        self._do("suggest")
+        return {"x": 1}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._do("result")
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._do("complete")
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
 
 
-@pytest.mark.parametrize("workers", [1, 2, {"min": 1, "max": 4}, {"min": 2, "max": 4}, {"min": 1, "max": 16}])
-@pytest.mark.parametrize("found", [machine(8), machine(16), machine(16, gpus=4)])
-def test_what_is_reserved_for_a_trial_is_what_its_plan_takes(
-    workers: object, found: Capacity, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+class Tuned:
+    """Stands for Tune: what it does is a function of the searcher and the callbacks."""
+
+    def __init__(self, fit: Callable[[], None]) -> None:
+        self.fit = fit
+
+
+class Full(Store):
+    """A store that takes no more."""
+
+    def put_text(self, text: str, *parts: str) -> None:
+        raise StoreError(f"the disk is full: {self.path(*parts)} could not be written", "Free space there.")
+
+
+class Blind(Store):
+    """A store that cannot be looked at, once ``away`` is set."""
+
+    away = threading.Event()
+
+    def exists(self, *parts: str) -> bool:
+        if self.away.is_set():
+            raise StoreError("the storage refused status.json: it is away", "Check that it is reachable.")
+        return super().exists(*parts)
+
+
+def driver_of(tmp_path: Path, store: type[Store] = Store) -> Driver:
+    settings = Settings.from_env({"HONE_HOME": str(tmp_path)}, tmp_path)
+    ctx = RunContext(RUN, job(), settings, store(str(tmp_path)), Untracked(), Progress(io.StringIO()))  # pyright: ignore
+    return Driver(ctx, arena(str(tmp_path)), TRIALS, 12)
+
+
+def drive(
+    monkeypatch: pytest.MonkeyPatch,
+    driver: Driver,
+    searcher: Searcher,
+    fit: Callable[[Searcher, tuner.Callbacks], None],
 ) -> None:
-    shared = arena(job(workers).of_trials(), found, monkeypatch, tmp_path)
-    for batch_size in (2, 8):
-        trial = shared.plan(trial_job(shared.job, {"train.batch_size": batch_size}))
-        assert resources_of(shared.plan(shared.job)) == resources_of(trial)
-        assert shared.at_once * trial.workers * trial.cpus_per_worker <= found.cpus
-        assert shared.at_once * trial.workers * trial.gpus_per_worker <= found.gpus
+    def tuned(of: Driver, guarded: Searcher, *_: object) -> Tuned:
+        return Tuned(lambda: fit(guarded, tuner.Callbacks(of)))
+
+    monkeypatch.setattr(tuner, "_tuner", tuned)
+    monkeypatch.setattr(tuner, "LOOK_EVERY_S", 0.01)
+    tuner.drive(driver, searcher, Lenient(driver.arena.verdicts), 12)
 
 
-def test_trials_of_a_range_fill_the_machine_with_the_fewest_workers_each(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def trains(searcher: Searcher, _callbacks: object) -> None:
+    """Two trials one after the other, as Tune asks and tells."""
+    for number in range(2):
+        if str(searcher.suggest(str(number))) == Searcher.FINISHED:
+            return
+        searcher.on_trial_result(str(number), {"value": 1.0})
+        searcher.on_trial_complete(str(number), {})
+
+
+@pytest.mark.parametrize("handler", ["suggest", "result", "complete"])
+@pytest.mark.parametrize("error", [LOST, LOCKED, StorageInternalError("commit"), FULL], ids=lambda e: type(e).__name__)
+def test_a_study_that_is_lost_ends_the_search_with_the_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handler: str, error: Exception
 ) -> None:
-    on_gpus = arena(job({"min": 1, "max": 4}).of_trials(), machine(16, gpus=4), monkeypatch, tmp_path)
-    assert on_gpus.at_once == 4
-    assert resources_of(on_gpus.plan(on_gpus.job)) == {"CPU": 4, "GPU": 1.0}
-    on_cpus = arena(job({"min": 1, "max": 4}).of_trials(), machine(8), monkeypatch, tmp_path)
-    assert on_cpus.at_once == 6, "as many as there are trials"
-    assert resources_of(on_cpus.plan(on_cpus.job)) == {"CPU": 1}
+    searcher = Failing(**{handler: error})
+    with pytest.raises(StoreError) as raised:
+        drive(monkeypatch, driver_of(tmp_path), searcher, trains)
+    assert f"hone resume {RUN}" in str(raised.value)
+    assert "\n" not in raised.value.what
+    assert searcher.called[-1] == handler, "nothing is asked or told after it"
 
 
-@pytest.mark.parametrize(
-    ("num", "smallest_batch", "workers"),
-    [(1, 32, 4), (2, 32, 4), (3, 32, 2), (8, 32, 1), (20, 32, 1), (1, 3, 3)],
-)
-def test_finals_of_a_range_share_the_room_that_there_is(num: int, smallest_batch: int, workers: int) -> None:
-    cluster = ClusterSpec.model_validate({"workers": {"min": 1, "max": 4}, "cpus_per_worker": 1})
-    assert workers_together(cluster, machine(8), num, smallest_batch) == workers
-    fixed = cluster.model_copy(update={"workers": 2})
-    assert workers_together(fixed, machine(8), num, smallest_batch) == 2, "asked, and so given"
+def test_what_tune_wraps_in_a_traceback_is_still_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrapped(_searcher: Searcher, _callbacks: object) -> None:
+        try:
+            raise LOST
+        except OperationalError:
+            raise TuneError("Traceback (most recent call last): ..")  # noqa: B904 (as Ray Tune does)
+
+    with pytest.raises(StoreError, match="server closed the connection") as raised:
+        drive(monkeypatch, driver_of(tmp_path), Failing(), wrapped)
+    assert "Traceback" not in str(raised.value)
 
 
-def test_a_range_has_its_fewest_workers_where_there_is_no_room_for_all_at_once() -> None:
-    cluster = ClusterSpec.model_validate({"workers": {"min": 3, "max": 4}})
-    assert workers_together(cluster, machine(8), 20, 32) == 3
+def test_an_error_that_is_not_the_storages_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        drive(monkeypatch, driver_of(tmp_path), Failing(suggest=ZeroDivisionError("a mistake of ours")), trains)
 
 
-def test_what_is_reserved_for_a_final_is_what_its_plan_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = machine(16, gpus=4)
-    for batches, workers, at_once in (([8], 4, 1), ([2], 2, 2), ([2, 8], 2, 2), ([2, 8] * 3, 1, 3)):
-        of = job_of_finals(job({"min": 1, "max": 4}, at_once=3), found, batches)
-        shared = arena(of, found, monkeypatch, tmp_path)
-        assert (of.cluster.workers, shared.at_once) == (workers, at_once)
-        for batch_size in batches:
-            trial = shared.plan(trial_job(of, {"train.batch_size": batch_size}))
-            assert trial.workers == workers
-            assert resources_of(shared.plan(shared.job)) == resources_of(trial)
+def test_a_request_to_stop_stays_one_whatever_was_handled_before_it() -> None:
+    def stopped() -> None:
+        with storage_faults_named(RUN):
+            try:
+                raise FULL
+            except OSError:
+                raise RunStopped("stopped, as asked")  # noqa: B904 (the storage stands behind it)
+
+    with pytest.raises(RunStopped):
+        stopped()
 
 
-def test_finals_keep_what_was_asked_where_they_run_on_what_the_trials_had() -> None:
-    of = job(2, at_once=3)
-    assert job_of_finals(of, machine(16), [8] * 6) == of
-    ranged = job_of_finals(job({"min": 1, "max": 4}, workers=1, at_once=3), machine(4), [8] * 6)
-    assert (ranged.cluster.workers, ranged.sweep and ranged.sweep.at_once) == (1, 3)
+def test_a_full_disk_ends_the_search_and_records_no_failed_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = driver_of(tmp_path, Full)
+
+    def fails(_searcher: Searcher, callbacks: tuner.Callbacks) -> None:
+        callbacks.on_trial_start(1, [], Tried())
+        callbacks.on_trial_error(1, [], Tried())
+
+    with pytest.raises(StoreError, match="the disk is full") as raised:
+        drive(monkeypatch, driver, Failing(), fails)
+    assert "Free space there. " in raised.value.remedy
+    assert f"hone resume {RUN}" in raised.value.remedy
+    assert read_trials(driver.ctx.store, RUN) == []
+
+
+class Tried:
+    """Stands for a trial of Tune's."""
+
+    config = vars(assigned(0))
+
+    def get_pickled_error(self) -> Exception:
+        return RuntimeError("its actor died")
+
+
+def test_what_the_watcher_cannot_look_at_ends_a_search_that_would_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Blind.away.clear()
+    driver = driver_of(tmp_path, Blind)
+    done = threading.Event()
+
+    def goes_on(_searcher: Searcher, _callbacks: object) -> None:
+        Blind.away.set()
+        done.wait(30)
+
+    try:
+        with pytest.raises(StoreError, match="it is away") as raised:
+            drive(monkeypatch, driver, Failing(), goes_on)
+        assert f"hone resume {RUN}" in str(raised.value)
+    finally:
+        done.set()
+        Blind.away.clear()
+
+
+def test_a_request_to_stop_is_seen_while_trials_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = driver_of(tmp_path)
+
+    def until_stopped(_searcher: Searcher, callbacks: tuner.Callbacks) -> None:
+        callbacks.on_trial_start(1, [], Tried())
+        request_stop(driver.ctx.store, RUN)
+        for _ in range(3000):
+            if driver.arena.verdicts.read("trials/0") is not None:
+                return
+            threading.Event().wait(0.01)
+
+    drive(monkeypatch, driver, Failing(), until_stopped)
+    assert driver.why_over == "interrupted"
+    assert driver.arena.verdicts.read("trials/0") == "interrupted"
