@@ -46,6 +46,7 @@ def connected_client(settings: Settings) -> Any:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises as well, see `refusals`
         logging.getLogger("alembic").setLevel(logging.ERROR)
         client = MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
         client.search_registered_models(max_results=1)  # makes the registry's side of the connection as well

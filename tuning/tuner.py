@@ -7,6 +7,7 @@ which only waits, while Ray Train reserves the workers'. So a cluster can be fil
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import uuid
@@ -115,6 +116,7 @@ def drive(driver: Driver, searcher: Searcher, judge: Judge, trials: int) -> None
     """
     ctx, fault = driver.ctx, driver.fault
     attempt = f"{ctx.run}-{uuid.uuid4().hex[:6]}"
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # lists failed trials, which the table tells with why
     with storage_faults_named(ctx.run), environment(QUIET_TUNE), stop_on_signal(partial(_ask_to_stop, ctx)):
         try:
             with _watched(driver):
