@@ -164,9 +164,12 @@ class SweepResult(TrainResult):
     pruned: int
     failed: int = Field(description="trials that diverged or failed twice")
     best: BestTrial
-    comparison: str = Field(description="whether the winner can be told from the job's own values, in words")
+    comparison: str = Field(
+        default="", description="whether the winner can be told from the job's own values, in words"
+    )
     lead: Interval | None = Field(
-        description="how much better the winner is than the job's own values, over the same seeds; null: not known"
+        default=None,
+        description="how much better the winner is than the job's own values, over the same seeds; null: not known",
     )
     pareto: list[dict[str, JsonValue]] | None = Field(
         default=None,
