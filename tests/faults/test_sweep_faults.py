@@ -75,6 +75,16 @@ def study(command: Command) -> optuna.Study:
     return optuna.load_study(study_name=command.run, storage=f"sqlite:///{command.home}/optuna.db")
 
 
+def tracked(command: Command) -> dict[str, Any]:
+    """What MLflow has of the job, by the runs' names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy's about MLflow
+        client = MlflowClient(tracking_uri=f"sqlite:///{command.home}/mlflow.db")
+        experiment = client.get_experiment_by_name("tickets")
+        assert experiment is not None
+        return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
 def result(command: Command) -> dict[str, Any]:
     return json.loads(command.out.read_text().splitlines()[-1])
 
@@ -141,12 +151,7 @@ def test_a_trial_that_is_killed_every_time_is_counted_as_failed_with_its_cause(s
     assert failed.why in command.said
     assert "Traceback" not in command.said
     assert "ERROR" not in command.said, "Tune's own words"
-    client = MlflowClient(tracking_uri=f"sqlite:///{command.home}/mlflow.db")
-    experiment = client.get_experiment_by_name("tickets")
-    assert experiment is not None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # SQLAlchemy's about MLflow
-        runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = tracked(command)
     for trial in trials(command):
         assert runs[trial.name].info.status == ("FAILED" if trial.name == failed.name else "FINISHED")
         assert runs[trial.name].data.tags["hone.state"] == trial.state
@@ -180,7 +185,6 @@ def test_terminated_it_stops_its_trials_and_goes_on_with_them_where_they_were(sw
 @slow
 def test_a_sweep_whose_database_is_stopped_says_how_to_go_on_and_does(sweep: Job, postgres: PostgresServer) -> None:
     url = postgres.new_database()
-    storage = database_url("", postgres_url(url), "optuna")
     command = sweep.start("database", command="sweep", HONE_DB=url)
     command.until(lambda: len(trials(command)) >= 1 and len(evaluated(command)) >= 2)
     postgres.stop()
@@ -198,8 +202,11 @@ def test_a_sweep_whose_database_is_stopped_says_how_to_go_on_and_does(sweep: Job
     found = result(again)
     assert (found["trials"], found["failed"]) == (TRIALS, 0)
     assert done <= {trial.name for trial in trials(again)}
+    storage = optuna.storages.RDBStorage(database_url("", postgres_url(url), "optuna"))
     told = optuna.load_study(study_name=command.run, storage=storage)
     counted = [t for t in told.trials if not t.user_attrs.get("superseded")]
+    storage.remove_session()
+    storage.engine.dispose()
     assert [t.state.name for t in counted] == ["COMPLETE"] * TRIALS
     assert len({str(t.params) for t in counted}) == TRIALS, "no values twice"
 
