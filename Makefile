@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCHMARKS := ab_validity audit_planted audit_scale checkpoint_stall demo_seeds endpoint_throughput engine_throughput faults ray_overhead serve_latency sweep_gain sweep_quality sweep_throughput train_throughput
+BENCHMARKS := ab_validity audit_planted audit_scale checkpoint_stall demo_seeds drift_validity endpoint_throughput engine_throughput faults ray_overhead serve_latency sweep_gain sweep_quality sweep_throughput train_throughput
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup demo cluster-demo loop-demo check test faults docs docs-test bench clean
