@@ -19,7 +19,7 @@ from cluster.errors import UsageError
 from cluster.jobfile import load_job
 from cluster.progress import Progress
 from cluster.session import Settings
-from trainers.demo import GATES, JOB, SPACES, TRAIN_KEYS, held_out_texts, write_demo
+from trainers.demo import JOB, SPACES, TRAIN_KEYS, WHOLE_LIBRARY_ROWS, gate_of, held_out_texts, write_demo
 from trainers.demo_base import ASSISTANT, END, USER, Pretraining, build_base, corpus
 from trainers.demo_data import DocstringRow, docstring_rows, first_sentence, sources
 from trainers.gate_rules import parse_rule
@@ -146,12 +146,19 @@ def test_code_is_read_without_its_docstrings(tmp_path: Path):
     assert not any('"""' in text for text in code)
 
 
-def demo_job(folder: Path, method: str, rows: list[DocstringRow] | None = None, overrides: tuple[str, ...] = ()):
+def demo_job(
+    folder: Path,
+    method: str,
+    rows: list[DocstringRow] | None = None,
+    overrides: tuple[str, ...] = (),
+    *,
+    num_rows: int = WHOLE_LIBRARY_ROWS,
+):
     lines = [json.dumps({"text": row.text, "label": row.label}) for row in rows or [DocstringRow("Do it.", "mail", "")]]
     (folder / "docstrings.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "base").mkdir(exist_ok=True)
     job = folder / f"{method}.yaml"
-    keys = {"train": TRAIN_KEYS[method], "gate": GATES[method], "space": SPACES[method]}
+    keys = {"train": TRAIN_KEYS[method], "gate": gate_of(method, num_rows), "space": SPACES[method]}
     job.write_text(JOB.format(base="./base", **keys), encoding="utf-8")
     return load_job(job, overrides)
 
@@ -172,10 +179,17 @@ def test_the_jobs_own_values_are_among_the_trials(tmp_path: Path, method: str):
     assert own_values(job) in warm_starts(job, Base("llama", 128)).values()
 
 
-def test_the_full_gate_is_no_lower_than_promised(tmp_path: Path):
+@pytest.mark.parametrize("num_rows", [WHOLE_LIBRARY_ROWS, 3125])
+def test_the_full_gate_is_no_lower_than_promised(tmp_path: Path, num_rows: int):
     promised = {"accuracy": 0.60, "macro_f1": 0.45}
-    stated = {rule.split(" >= ")[0]: float(rule.split(" >= ")[1]) for rule in demo_job(tmp_path, "full").gate}
+    gate = demo_job(tmp_path, "full", num_rows=num_rows).gate
+    stated = {rule.split(" >= ")[0]: float(rule.split(" >= ")[1]) for rule in gate}
     assert all(stated[metric] >= bound for metric, bound in promised.items())
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_library_of_which_parts_are_missing_is_asked_for_less(method: str):
+    assert gate_of(method, 3125) != gate_of(method, 3840)
 
 
 def test_another_split_holds_out_other_rows(tmp_path: Path, installed: list[DocstringRow]):
