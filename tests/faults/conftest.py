@@ -27,7 +27,9 @@ LAYOUT_TOLERANCE = 1e-4
 """Sums in another order are rounded otherwise: 1e-7 a step, over some 500 steps at a learning rate of 1e-4."""
 GOES_ON = "goes on after step"
 EVERY = 20
-"""Steps between checkpoints: the most that may be lost."""
+"""Steps between checkpoints."""
+MOST_LOST = 2 * EVERY
+"""The interval under way, and the one before while its checkpoint is still being written beside the training."""
 
 
 @dataclass
