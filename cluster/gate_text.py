@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.gate_terms import TERMS
+from cluster.gate_terms import TERMS, spelled
 
-BASE, CHAMPION = PEERS = ("base", "champion")
+CHAMPION = "champion"
+PEERS = ("base", CHAMPION)
 LOOK = re.compile(r"(?:([A-Za-z_]\w*)\.)?([A-Za-z_]\w*)\(([^()]*)\)(?:\.([A-Za-z_]\w*))?")
 TOKEN = re.compile(
     r"\s*(?:(?P<look>(?:[A-Za-z_]\w*\.)?[A-Za-z_]\w*\([^()]*\)(?:\.[A-Za-z_]\w*)?)"
@@ -48,8 +49,7 @@ class Named:
 
     def __str__(self) -> str:
         """Return it as it is written in a rule."""
-        inside = "" if self.argument is None else f"({self.argument})"
-        return f"{self.test}." * bool(self.test) + self.name + inside + f".{self.metric}" * bool(self.metric)
+        return f"{self.test}." * bool(self.test) + spelled(self.name, self.argument or "", self.metric or "")
 
 
 def named_in(rule: str) -> list[Named]:
