@@ -27,9 +27,7 @@ LAYOUT_TOLERANCE = 1e-4
 """Sums in another order are rounded otherwise: 1e-7 a step, over some 500 steps at a learning rate of 1e-4."""
 GOES_ON = "goes on after step"
 EVERY = 20
-"""Steps between checkpoints."""
-MOST_LOST = 2 * EVERY
-"""The interval under way, and the one before while its checkpoint is still being written beside the training."""
+"""Steps between checkpoints: the most that may be lost."""
 
 
 @dataclass
@@ -84,6 +82,14 @@ class Command:
     def step(self) -> int:
         runs = self.home / "runs"
         return self.status().get("step", 0) if runs.exists() and any(runs.iterdir()) else 0
+
+    def settled(self) -> int:
+        """The step, past two checkpoints and while none is being written beside the training; 0 at any other time."""
+        step = self.step()
+        if step <= 2 * EVERY:
+            return 0
+        kept = (self.home / "runs" / self.run / "checkpoints").glob("step-*")
+        return step if max((int(path.name[5:]) for path in kept), default=0) >= step - EVERY else 0
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The Ray processes of this command whose title begins so, oldest first."""

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.faults.conftest import EVERY, GOES_ON, LAYOUT_TOLERANCE, MOST_LOST, Command, Job, Recovery
+from tests.faults.conftest import EVERY, GOES_ON, LAYOUT_TOLERANCE, Command, Job, Recovery
 from tests.tiny import write_diverging_base
 
 slow = pytest.mark.slow
@@ -38,12 +38,12 @@ def test_a_killed_worker_is_replaced_and_the_weights_are_those_of_the_unbroken_r
     job: Job, same: Same, recovery: Recovery
 ) -> None:
     command = job.start("killed")
-    step = command.until(lambda: command.step() if command.step() > 2 * EVERY else 0)
+    step = command.until(command.settled)
     recovery.begins()
     command.workers()[-1].kill()
     recovery.ends(command)
     assert command.ends() == 0, command.said
-    assert went_on_after(command) >= step - MOST_LOST
+    assert went_on_after(command) >= step - EVERY
     same("killed")
 
 
